@@ -1,0 +1,214 @@
+package devcluster
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// DefaultVersion is the Consul that is built when nothing else is asked for and none is installed.
+const DefaultVersion = "1.22.7"
+
+// module is the root of the module that this package is part of.
+const module = "github.com/consulexec/consulexec"
+
+// consulPackage is Consul's main package.
+const consulPackage = "github.com/hashicorp/consul"
+
+// Binary returns the path of a Consul binary, the first that there is of:
+//
+//   - $CONSUL_BINARY, a path
+//   - $CONSUL_VERSION, such as "1.8.7", built from the module in tools/consul for it
+//   - "consul" on the PATH
+//   - [DefaultVersion], built
+//
+// A build happens once: the binary is kept in the user's cache directory (os.UserCacheDir), under consulexec. It takes some
+// minutes, and a line on standard error says so. Processes that want the same binary at the same time wait for one build.
+func Binary(ctx context.Context) (string, error) {
+	if path := os.Getenv("CONSUL_BINARY"); path != "" {
+		path, err := exec.LookPath(path)
+		if err != nil {
+			return "", fmt.Errorf("CONSUL_BINARY: %w", err)
+		}
+		return filepath.Abs(path) // agents run in directories of their own
+	}
+	version := strings.TrimPrefix(os.Getenv("CONSUL_VERSION"), "v")
+	if version == "" {
+		if path, err := exec.LookPath("consul"); err == nil {
+			return filepath.Abs(path)
+		}
+		version = DefaultVersion
+	}
+	if _, err := parseVersion(version); err != nil {
+		return "", fmt.Errorf("CONSUL_VERSION: %w", err)
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("nowhere to keep a Consul binary, set CONSUL_BINARY: %w", err)
+	}
+	return cachedBinary(ctx, filepath.Join(cache, "consulexec"), version, buildConsul)
+}
+
+// cachedBinary returns the binary of the version in the cache directory. When it is not there, build makes it.
+func cachedBinary(ctx context.Context, cache, version string, build func(ctx context.Context, version, output string) error) (string, error) {
+	name := "consul-" + version
+	if runtime.GOOS == "windows" {
+		name += ".exe"
+	}
+	path := filepath.Join(cache, name)
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return "", err
+	}
+	l, err := lock(ctx, path+".lock", func() {
+		fmt.Fprintf(os.Stderr, "devcluster: waiting for another process that builds Consul %s\n", version)
+	})
+	if err != nil {
+		return "", fmt.Errorf("wait for the build of Consul %s: %w", version, err)
+	}
+	defer l.unlock()
+	if _, err := os.Stat(path); err == nil {
+		return path, nil // built while this process waited
+	}
+
+	// Only the holder of the lock builds, so whatever lies there was left by one that died.
+	prefix := "build-" + version + "-"
+	if stale, err := filepath.Glob(filepath.Join(cache, prefix+"*")); err == nil {
+		for _, dir := range stale {
+			os.RemoveAll(dir)
+		}
+	}
+	dir, err := os.MkdirTemp(cache, prefix)
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(dir)
+	output := filepath.Join(dir, name)
+	if err := build(ctx, version, output); err != nil {
+		return "", fmt.Errorf("build Consul %s: %w", version, err)
+	}
+	return path, os.Rename(output, path)
+}
+
+func buildConsul(ctx context.Context, version, output string) error {
+	source, err := toolsDir(ctx)
+	if err != nil {
+		return err
+	}
+	if version != DefaultVersion {
+		source = filepath.Join(source, version)
+	}
+	if _, err := os.Stat(filepath.Join(source, "go.mod")); err != nil {
+		return fmt.Errorf("there is no module that builds this version: %w", err)
+	}
+	fmt.Fprintf(os.Stderr, "devcluster: building Consul %s, which happens once and takes up to 4 minutes on 2 cores\n", version)
+
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", output, consulPackage)
+	cmd.Dir = source
+	cmd.Env = append(os.Environ(), buildEnv()...)
+	var log bytes.Buffer
+	cmd.Stdout = &log
+	cmd.Stderr = &log
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return fmt.Errorf("go build in %s: %w\n%s", source, err, &log)
+	}
+	return nil
+}
+
+// buildEnv keeps the settings of the build that is under way, such as a test's, from that of Consul.
+func buildEnv() []string {
+	env := []string{
+		"CGO_ENABLED=0",
+		"GOOS=" + runtime.GOOS,
+		"GOARCH=" + runtime.GOARCH,
+		"GOFLAGS=-mod=readonly",
+		"GOWORK=off",
+	}
+	// A release named to test this library with may be older than Consul asks for.
+	if strings.HasPrefix(os.Getenv("GOTOOLCHAIN"), "go") {
+		env = append(env, "GOTOOLCHAIN=auto")
+	}
+	return env
+}
+
+// toolsDir returns the directory of tools/consul, beside this package's source or in the module that the program is run in.
+func toolsDir(ctx context.Context) (string, error) {
+	if _, file, _, ok := runtime.Caller(0); ok { // not a file's path when built with -trimpath
+		if dir, ok := toolsIn(filepath.Join(filepath.Dir(file), "..", "..")); ok {
+			return dir, nil
+		}
+	}
+	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", module).Output()
+	if err == nil {
+		if dir, ok := toolsIn(strings.TrimSpace(string(out))); ok {
+			return dir, nil
+		}
+	}
+	return "", errors.New("the source of " + module + ", whose tools/consul builds it, is not here: " +
+		"install Consul, or set CONSUL_BINARY to one, or run from a checkout")
+}
+
+func toolsIn(root string) (dir string, ok bool) {
+	dir = filepath.Join(root, "tools", "consul")
+	_, err := os.Stat(filepath.Join(dir, "go.mod"))
+	return dir, filepath.IsAbs(root) && err == nil
+}
+
+// version is a Consul version, as far as it matters to the configuration.
+type version struct{ major, minor int }
+
+func (v version) atLeast(major, minor int) bool {
+	return v.major > major || v.major == major && v.minor >= minor
+}
+
+var versionRegexp = regexp.MustCompile(`^v?(\d+)\.(\d+)\.\d+`)
+
+func parseVersion(s string) (version, error) {
+	m := versionRegexp.FindStringSubmatch(s)
+	if m == nil || strings.ContainsAny(s, `/\`) {
+		return version{}, fmt.Errorf("%q is not a version such as %s", s, DefaultVersion)
+	}
+	major, _ := strconv.Atoi(m[1])
+	minor, _ := strconv.Atoi(m[2])
+	return version{major, minor}, nil
+}
+
+// versions holds what binaryVersion has found, by path.
+var versions sync.Map
+
+// binaryVersion asks the binary for its version.
+func binaryVersion(ctx context.Context, path string) (version, error) {
+	if v, ok := versions.Load(path); ok {
+		return v.(version), nil
+	}
+	out, err := exec.CommandContext(ctx, path, "version").Output()
+	if err != nil {
+		return version{}, fmt.Errorf("%s version: %w", path, err)
+	}
+	line, _, _ := strings.Cut(string(out), "\n") // "Consul v1.22.7"
+	text, ok := strings.CutPrefix(line, "Consul ")
+	if !ok {
+		return version{}, fmt.Errorf("%s version: %q is not what Consul says", path, line)
+	}
+	v, err := parseVersion(strings.TrimSpace(text))
+	if err != nil {
+		return version{}, fmt.Errorf("%s version: %w", path, err)
+	}
+	versions.Store(path, v)
+	return v, nil
+}
