@@ -1,0 +1,216 @@
+//go:build unix && !solaris
+
+package exectest
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+)
+
+func TestRunCommand(t *testing.T) {
+	t.Setenv("SHELL", "")
+	srv := NewServer(Node("web-1"))
+	defer srv.Close()
+	client := srv.Client()
+	for _, test := range []struct {
+		name       string
+		job        spec
+		want, exit string
+		chunks     int
+	}{
+		{"success", spec{Command: "echo hello"}, "hello\n", "0", 1},
+		{"failure", spec{Command: "exit 3"}, "", "3", 0},
+		{"nothing at all", spec{}, "", "0", 0},
+		{"no such command", spec{Command: "exec 2>/dev/null; /nonexistent"}, "", "127", 0},
+		{"signal", spec{Command: "kill -9 $$"}, "", "-1", 0},
+		{"both streams", spec{Command: "echo a; echo b >&2"}, "a\nb\n", "0", 1},
+		{"no input", spec{Command: "cat; echo $?"}, "0\n", "0", 1},
+		{"binary", spec{Command: `printf '\000\377x'`}, "\x00\xffx", "0", 1},
+		{"chunks", spec{Command: "head -c 10000 /dev/zero | tr '\\0' x"}, strings.Repeat("x", 10000), "0", 3},
+		{"a megabyte", spec{Command: "head -c 1048576 /dev/zero | tr '\\0' x"}, strings.Repeat("x", 1<<20), "0", 256},
+		{"arguments", spec{Args: []string{"echo", "$HOME", "a  b"}}, "$HOME a  b\n", "0", 1},
+		{"arguments come first", spec{Args: []string{"echo", "args"}, Script: []byte("echo script")}, "args\n", "0", 1},
+		{"not executable", spec{Args: []string{"/nonexistent"}}, "", "255", 0},
+		{"script", spec{Script: []byte("#!/bin/sh\necho script"), Command: "echo command"}, "script\n", "0", 1},
+		{"script that names no shell", spec{Script: []byte("echo script")}, "script\n", "0", 1},
+		{"a child keeps the output", spec{Command: "(sleep 0.1; echo late) & echo early; exit 4"}, "early\nlate\n", "4", 1},
+		{"the output closes early", spec{Command: "exec >&- 2>&-; sleep 0.1; exit 5"}, "", "5", 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			test.job.Wait = time.Hour
+			session, dir := submit(t, client, test.job, api.UserEvent{})
+			defer srv.DestroySession(session)
+			keys := await(t, client, dir, has("web-1/exit"))
+			if got := output(keys); got != test.want {
+				t.Errorf("output is %.100q, want %.100q", got, test.want)
+			}
+			if got := keys["web-1/exit"]; got != test.exit {
+				t.Errorf("exit is %q, want %q", got, test.exit)
+			}
+			if got := len(keys) - 3; got != test.chunks { // but for job, ack and exit
+				t.Errorf("%d chunks, want %d", got, test.chunks)
+			}
+		})
+	}
+}
+
+func TestShell(t *testing.T) {
+	shell := filepath.Join(t.TempDir(), "shell")
+	if err := os.WriteFile(shell, []byte("#!/bin/sh\necho \"my shell: $*\"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("SHELL", shell)
+	srv := NewServer(Node("web-1"))
+	defer srv.Close()
+	_, dir := submit(t, srv.Client(), spec{Command: "uptime", Wait: time.Hour}, api.UserEvent{})
+	if got := output(await(t, srv.Client(), dir, has("web-1/exit"))); got != "my shell: -c uptime\n" {
+		t.Errorf("output is %q", got)
+	}
+}
+
+// TestCommandInBubble runs a real command, which takes no time on the bubble's clock.
+func TestCommandInBubble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := NewServer(Node("web-1"))
+		defer srv.Close()
+		start := time.Now()
+		_, dir := submit(t, srv.Client(), spec{Command: "echo hello", Wait: time.Second}, api.UserEvent{})
+		keys := await(t, srv.Client(), dir, has("web-1/exit"))
+		if output(keys) != "hello\n" || time.Since(start) > 0 {
+			t.Errorf("output is %q, after %v", output(keys), time.Since(start))
+		}
+	})
+}
+
+// A witness is a FIFO that processes hold open: it ends when the last of them does.
+type witness struct {
+	path string
+	file *os.File
+}
+
+func newWitness(t *testing.T) witness {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "fifo")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { file.Close() })
+	return witness{path, file}
+}
+
+// ended tells whether all the processes have, within the time.
+func (w witness) ended(t *testing.T, within time.Duration) bool {
+	t.Helper()
+	w.file.SetReadDeadline(time.Now().Add(within))
+	_, err := io.ReadAll(w.file)
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal(err)
+	}
+	return err == nil
+}
+
+func TestCloseKillsProcesses(t *testing.T) {
+	// Each holds the FIFO open, and then fills a chunk to say so.
+	for name, job := range map[string]spec{
+		"command":               {Command: "exec 3>fifo; head -c 4096 /dev/zero; sleep 300; true"},
+		"script":                {Script: []byte("exec 3>fifo; head -c 4096 /dev/zero; sleep 300; true")},
+		"arguments":             {Args: []string{"sh", "-c", "exec 3>fifo; head -c 4096 /dev/zero; sleep 300; true"}},
+		"children":              {Command: "exec 3>fifo; sleep 300 & sleep 300 & head -c 4096 /dev/zero; wait"},
+		"children left running": {Command: "exec 3>fifo; sleep 300 >/dev/null 2>&1 & head -c 4096 /dev/zero"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWitness(t)
+			t.Chdir(filepath.Dir(w.path))
+			t.Setenv("TMPDIR", t.TempDir())
+			srv := NewServer(Node("web-1"))
+			defer srv.Close()
+			job.Wait = time.Hour
+			_, dir := submit(t, srv.Client(), job, api.UserEvent{})
+			await(t, srv.Client(), dir, has("web-1/out/00000"))
+			if name == "children left running" {
+				await(t, srv.Client(), dir, has("web-1/exit"))
+			}
+			if w.ended(t, 10*time.Millisecond) {
+				t.Fatal("the processes have ended before Close")
+			}
+			srv.Close()
+			if !w.ended(t, 10*time.Second) {
+				t.Error("a process outlived Close")
+			}
+			noGoroutines(t)
+			if files, _ := os.ReadDir(os.Getenv("TMPDIR")); len(files) > 0 {
+				t.Errorf("files left: %v", files)
+			}
+		})
+	}
+}
+
+// TestCommandOutlivesSession checks that an agent that may report no more does not touch the command.
+func TestCommandOutlivesSession(t *testing.T) {
+	w := newWitness(t)
+	srv := NewServer(Node("web-1"))
+	defer srv.Close()
+	job := spec{Command: "exec 3>" + w.path + "; while :; do head -c 4096 /dev/zero; sleep 0.01; done", Wait: 10 * time.Millisecond}
+	session, dir := submit(t, srv.Client(), job, api.UserEvent{})
+	await(t, srv.Client(), dir, has("web-1/out/00001"))
+	srv.DestroySession(session)
+	if w.ended(t, 300*time.Millisecond) {
+		t.Error("the command ended with the session")
+	}
+	if keys := srv.Keys(""); len(keys) > 0 {
+		t.Errorf("keys left: %q", keys)
+	}
+}
+
+func TestCommandEndsWithContext(t *testing.T) {
+	srv := NewServer(Node("web-1", Run(func(ctx context.Context, j *Job) int {
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Millisecond)
+		defer cancel()
+		return RunCommand(ctx, j)
+	})))
+	defer srv.Close()
+	_, dir := submit(t, srv.Client(), spec{Command: "sleep 300 & sleep 300", Wait: time.Hour}, api.UserEvent{})
+	keys := await(t, srv.Client(), dir, has("web-1/exit"))
+	if got := keys["web-1/exit"]; got != strconv.Itoa(-1) {
+		t.Errorf("exit is %s", got)
+	}
+}
+
+// TestManyScripts runs scripts on many nodes at once, which must not keep each other's files busy.
+func TestManyScripts(t *testing.T) {
+	const count = 50
+	var opts []Option
+	for i := range count {
+		opts = append(opts, Node("web-"+strconv.Itoa(i)))
+	}
+	srv := NewServer(opts...)
+	defer srv.Close()
+	_, dir := submit(t, srv.Client(), spec{Script: []byte("#!/bin/sh\nexit 7"), Wait: time.Hour}, api.UserEvent{})
+	await(t, srv.Client(), dir, func(keys map[string]string) bool {
+		exited := 0
+		for key, value := range keys {
+			if strings.HasSuffix(key, "/exit") {
+				exited++
+				if value != "7" {
+					t.Errorf("%s is %s", key, value)
+				}
+			}
+		}
+		return exited == count
+	})
+}

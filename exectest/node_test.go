@@ -1,0 +1,236 @@
+package exectest
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+)
+
+// steps returns a handler that does one thing after the other and exits with 0.
+func steps(do ...func(j *Job)) Handler {
+	return func(ctx context.Context, j *Job) int {
+		for _, f := range do {
+			f(j)
+		}
+		return 0
+	}
+}
+
+func write(text string) func(*Job)         { return func(j *Job) { io.WriteString(j.Output, text) } }
+func pause(d time.Duration) func(*Job)     { return func(*Job) { time.Sleep(d) } }
+func silence(j *Job)                       { j.Silence() }
+func die(j *Job)                           { j.Die() }
+func put(key string) func(*Job)            { return func(j *Job) { j.Put(key, []byte("x")) } }
+func endSession(srv **Server) func(j *Job) { return func(j *Job) { (*srv).DestroySession(j.Session) } }
+func describe(keys map[string]string) string {
+	var b strings.Builder
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		value := fmt.Sprintf("%q", keys[key])
+		if len(keys[key]) > 20 {
+			value = fmt.Sprint(len(keys[key]))
+		}
+		fmt.Fprintf(&b, "%s=%s ", strings.TrimPrefix(key, "web-1/"), value)
+	}
+	return strings.TrimSpace(b.String())
+}
+
+// TestReports runs scripted jobs and compares all that web-1 has written after a time.
+func TestReports(t *testing.T) {
+	const ms = time.Millisecond
+	var srv *Server
+	for _, test := range []struct {
+		name string
+		run  Handler
+		wait time.Duration
+		at   time.Duration
+		want string
+	}{
+		{"no output", Answer("", 3), time.Hour, 0, `ack="" exit="3"`},
+		{"output is flushed at exit", Answer("hello", 0), time.Hour, 0, `ack="" exit="0" out/00000="hello"`},
+		{"chunks are cut", Answer(strings.Repeat("x", 10000), 0), time.Hour, 0, `ack="" exit="0" out/00000=4096 out/00001=4096 out/00002=1808`},
+		{"no chunk is empty", Answer(strings.Repeat("x", 8192), 0), time.Hour, 0, `ack="" exit="0" out/00000=4096 out/00001=4096`},
+		{"no chunk is empty later", steps(write(strings.Repeat("x", 4096)), pause(time.Second)), time.Hour, 2 * time.Second, `ack="" exit="0" out/00000=4096`},
+		{"chunks fill over writes", steps(write(strings.Repeat("x", 4000)), write(strings.Repeat("y", 100)), pause(time.Hour)), time.Hour, 499 * ms,
+			`ack="" out/00000=4096`},
+		{"the rest is flushed later", steps(write(strings.Repeat("x", 4000)), write(strings.Repeat("y", 100)), pause(time.Hour)), time.Hour, 501 * ms,
+			`ack="" out/00000=4096 out/00001="yyyy"`},
+		{"a write restarts the flush", steps(write("a"), pause(400*ms), write("b"), pause(time.Hour)), time.Hour, 899 * ms, `ack=""`},
+		{"flush after the last write", steps(write("a"), pause(400*ms), write("b"), pause(time.Hour)), time.Hour, 901 * ms, `ack="" out/00000="ab"`},
+		{"heartbeats", NeverExit, 2 * time.Second, 5 * time.Second, `ack="" out/00000="" out/00001=""`},
+		{"a chunk postpones the heartbeat", steps(pause(time.Second), write("a"), pause(time.Hour)), 2 * time.Second, 3400 * ms,
+			`ack="" out/00000="a"`},
+		{"heartbeats numbered with output", steps(pause(1300*ms), write("a"), pause(time.Hour)), time.Second, 3500 * ms,
+			`ack="" out/00000="" out/00001="a" out/00002=""`},
+		{"silenced", steps(write("a"), pause(time.Second), silence, write("b")), time.Hour, time.Hour, `ack="" out/00000="a"`},
+		{"dead", steps(write("a"), pause(time.Second), die, write("b")), time.Hour, time.Hour, `ack="" out/00000="a"`},
+		{"session gone", steps(write("a"), pause(time.Second), endSession(&srv), write("b")), time.Hour, time.Hour, ``},
+		{"hostile keys", steps(put("web-1/out/zzz"), put("web-1/exit"), put("web-1/"), pause(time.Hour)), time.Hour, time.Second,
+			`="x" ack="" exit="x" out/zzz="x"`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv = NewServer(Node("consul"), Node("web-1", Run(test.run)))
+				defer srv.Close()
+				_, dir := submit(t, srv.Client(), spec{Wait: test.wait}, api.UserEvent{NodeFilter: "web"})
+				renew(t, srv, test.at)
+				keys := map[string]string{}
+				for _, key := range srv.Keys(dir) {
+					pair, _, err := srv.Client().KV().Get(key, nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					keys[strings.TrimPrefix(key, dir)] = string(pair.Value)
+				}
+				delete(keys, "job")
+				if got := describe(keys); got != test.want {
+					t.Errorf("after %v:\n got %s\nwant %s", test.at, got, test.want)
+				}
+			})
+		})
+	}
+}
+
+// renew keeps all sessions alive for a time.
+func renew(t *testing.T, srv *Server, d time.Duration) {
+	t.Helper()
+	for end := time.Now().Add(d); ; {
+		for _, id := range srv.Sessions() {
+			srv.Client().Session().Renew(id, nil)
+		}
+		synctest.Wait()
+		left := time.Until(end)
+		if left <= 0 {
+			return
+		}
+		time.Sleep(min(left, 10*time.Second))
+	}
+}
+
+// TestChunkRefused has another session hold the key of the first chunk: the agent gives up, but its exit code gets through.
+func TestChunkRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := NewServer(Node("web-1", Run(steps(pause(time.Second), write("a"), pause(time.Second), write("b")))))
+		defer srv.Close()
+		client := srv.Client()
+		_, dir := submit(t, client, spec{Wait: time.Hour}, api.UserEvent{})
+		taken := &api.KVPair{Key: dir + "web-1/out/00000", Session: newSession(t, client)}
+		if ok, _, err := client.KV().Acquire(taken, nil); err != nil || !ok {
+			t.Fatalf("%v, %v", ok, err)
+		}
+		keys := await(t, client, dir, has("web-1/exit"))
+		time.Sleep(5 * time.Second)
+		if got := srv.Keys(dir + "web-1/out/"); keys["web-1/exit"] != "255" || len(got) != 1 {
+			t.Errorf("exit is %q, chunks are %q", keys["web-1/exit"], got)
+		}
+	})
+}
+
+func TestAckAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := NewServer(Node("web-1", AckAfter(3*time.Second), Run(Answer("", 0))))
+		defer srv.Close()
+		start := time.Now()
+		_, dir := submit(t, srv.Client(), spec{Wait: time.Hour}, api.UserEvent{})
+		await(t, srv.Client(), dir, has("web-1/exit"))
+		if took := time.Since(start); took != 3*time.Second {
+			t.Errorf("exit after %v", took)
+		}
+	})
+}
+
+// TestWho sends jobs to nodes of every kind and compares who acks.
+func TestWho(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := NewServer(
+			Node("a", Run(NeverExit)),
+			Node("b", Run(NeverExit), ExecDisabled()),
+			Node("c", Run(NeverExit), Down()),
+			Node("d", Run(NeverExit), External()),
+			Node("e", Run(NeverExit)),
+		)
+		defer srv.Close()
+		who := func() string {
+			session, dir := submit(t, srv.Client(), spec{Wait: time.Hour}, api.UserEvent{})
+			synctest.Wait()
+			defer srv.DestroySession(session)
+			var names []string
+			for _, key := range srv.Keys(dir) {
+				if name, ok := strings.CutSuffix(strings.TrimPrefix(key, dir), "/ack"); ok {
+					names = append(names, name)
+				}
+			}
+			return strings.Join(names, " ")
+		}
+		if got := who(); got != "a e" {
+			t.Errorf("%s acked", got)
+		}
+		srv.Kill("e")
+		srv.Start("c")
+		if got := who(); got != "a c" {
+			t.Errorf("%s acked after e died and c came up", got)
+		}
+		if a, e := srv.Executions("a"), srv.Executions("e"); a != 2 || e != 1 {
+			t.Errorf("a and e have run %d and %d jobs", a, e)
+		}
+	})
+}
+
+func TestKillAndStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := NewServer(Node("consul"), Node("web-1", Run(steps(pause(time.Second), write("a"), pause(time.Hour)))))
+		defer srv.Close()
+		_, dir := submit(t, srv.Client(), spec{Wait: time.Hour}, api.UserEvent{NodeFilter: "web"})
+		synctest.Wait()
+		srv.Kill("web-1")
+		srv.Start("web-1")
+		renew(t, srv, time.Minute)
+		if keys := srv.Keys(dir + "web-1/out"); len(keys) > 0 {
+			t.Errorf("the new agent reports what the old one ran: %q", keys)
+		}
+	})
+}
+
+// TestNoJob fires events that lead to no job.
+func TestNoJob(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := NewServer(Node("web-1", Run(NeverExit)))
+		defer srv.Close()
+		client := srv.Client()
+		session := newSession(t, client)
+		srv.Put("_rexec/"+session+"/job", []byte("{nonsense"))
+		for _, payload := range []string{"", "nonsense", `{}`, `{"Prefix":"_rexec","Session":"x"}`, `{"Prefix":"_rexec","Session":"` + session + `"}`} {
+			event := &api.UserEvent{Name: "_rexec", Payload: []byte(payload)}
+			if _, _, err := client.Event().Fire(event, nil); err != nil {
+				t.Error(err)
+			}
+		}
+		synctest.Wait()
+		if n := srv.Executions("web-1"); n != 0 {
+			t.Errorf("%d commands were run", n)
+		}
+		if keys := srv.Keys(""); len(keys) != 1 {
+			t.Errorf("keys are %q", keys)
+		}
+	})
+}
+
+func TestWaitZeroFloods(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := NewServer(Node("web-1", Run(NeverExit)))
+		defer srv.Close()
+		_, dir := submit(t, srv.Client(), spec{}, api.UserEvent{})
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if n := len(srv.Keys(dir + "web-1/out/")); n != 1000 {
+			t.Errorf("%d heartbeats in a second", n)
+		}
+	})
+}
