@@ -1,0 +1,391 @@
+package consulexec
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/hashicorp/consul/api"
+)
+
+const (
+	defaultWait = 2 * time.Second
+
+	// defaultAckTimeout is well above the 0.2 s that gossip takes on a LAN. A
+	// node that missed the gossip may take the job up to 30 s later, by
+	// anti-entropy; a run does not wait for that by default.
+	defaultAckTimeout = 5 * time.Second
+
+	// minLostTimeout is the shortest default: an agent may be held up for as
+	// long as its servers hold an election.
+	minLostTimeout = 15 * time.Second
+
+	// lostWaits is how many heartbeats in a row have to be missing before a node
+	// counts as lost by default.
+	lostWaits = 5
+)
+
+// An Option is a setting of New. Where one is given twice, the later counts.
+// New refuses a value that makes no sense, with an error that names the option
+// and the value.
+type Option func(*config) error
+
+// config is what New makes of its command and options. It does not change
+// after New.
+type config struct {
+	command string
+	script  []byte
+	args    []string
+
+	filter          nodeFilter
+	minNodes        int
+	noDiscovery     bool
+	wait            time.Duration
+	ackTimeout      time.Duration
+	lostTimeout     time.Duration
+	replicationWait time.Duration
+
+	prefix     string
+	datacenter string
+	apiConfig  *api.Config
+	client     *api.Client
+	transport  *http.Transport // the client's, where it is ours to close, or nil
+
+	capture   int
+	logger    *slog.Logger
+	callbacks callbacks
+}
+
+// newConfig applies the options to the defaults. Its error has everything that
+// is wrong.
+func newConfig(command string, options []Option) (*config, error) {
+	c := &config{
+		command:    command,
+		wait:       defaultWait,
+		ackTimeout: defaultAckTimeout,
+		prefix:     defaultPrefix,
+		logger:     slog.New(slog.DiscardHandler),
+		callbacks:  noCallbacks(),
+	}
+	var errs []error
+	for i, option := range options {
+		if option == nil {
+			errs = append(errs, fmt.Errorf("option %d is nil", i+1))
+		} else if err := option(c); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	errs = append(errs, c.checkCommand(), c.checkTogether(), c.connect())
+	for i, err := range errs {
+		if err != nil {
+			errs[i] = fmt.Errorf("consulexec: %w", err)
+		}
+	}
+	return c, errors.Join(errs...)
+}
+
+// checkCommand sees to it that there is exactly one thing to run, and that it
+// reaches the agents unchanged.
+func (c *config) checkCommand() error {
+	var kinds []string
+	if c.command != "" {
+		kinds = append(kinds, "a command")
+	}
+	if c.script != nil {
+		kinds = append(kinds, "WithScript")
+	}
+	if c.args != nil {
+		kinds = append(kinds, "WithArgs")
+	}
+	switch {
+	case len(kinds) == 0:
+		return ErrNoCommand
+	case len(kinds) > 1:
+		return fmt.Errorf("%s: want exactly one of them", strings.Join(kinds, " and "))
+	case c.command != "" && strings.TrimSpace(c.command) == "":
+		return fmt.Errorf("command %q: %w", c.command, ErrNoCommand)
+	}
+	if err := checkText(c.command); err != nil {
+		return fmt.Errorf("command %q: %w", c.command, err)
+	}
+	return nil
+}
+
+// checkText refuses what can't be in a job spec or in a process's arguments.
+// Invalid UTF-8 would reach the agents as something else, as JSON can't hold it.
+func checkText(s string) error {
+	switch {
+	case !utf8.ValidString(s):
+		return errors.New("is not valid UTF-8; WithScript takes any bytes")
+	case strings.ContainsRune(s, 0):
+		return errors.New("has a NUL byte")
+	}
+	return nil
+}
+
+// checkTogether looks at the options that depend on one another.
+func (c *config) checkTogether() error {
+	var errs []error
+	if c.filter.tag != nil && expression(c.filter.service) == "" {
+		errs = append(errs, fmt.Errorf("WithTag(%q): needs WithService", c.filter.tag))
+	}
+	if c.lostTimeout == 0 {
+		c.lostTimeout = max(lostWaits*c.wait, minLostTimeout)
+	} else if c.lostTimeout <= c.wait {
+		errs = append(errs, fmt.Errorf("WithLostTimeout(%v): is not over the wait of %v, after which a silent node gives its next sign of life", c.lostTimeout, c.wait))
+	}
+	return errors.Join(errs...)
+}
+
+// connect makes the client, which touches no network.
+func (c *config) connect() error {
+	if c.client != nil {
+		if c.apiConfig != nil {
+			return errors.New("WithClient and WithConfig: want one of them")
+		}
+		return nil
+	}
+	conf := api.DefaultConfig()
+	if c.apiConfig != nil {
+		given := *c.apiConfig // api.NewClient fills in its argument
+		if given.Transport == nil && given.HttpClient == nil {
+			given.Transport = conf.Transport
+			c.transport = conf.Transport
+		}
+		conf = &given
+	} else {
+		c.transport = conf.Transport
+	}
+	if c.datacenter == "" {
+		c.datacenter = conf.Datacenter
+	}
+	client, err := api.NewClient(conf)
+	if err != nil {
+		return fmt.Errorf("make a client for Consul at %s: %w", conf.Address, err)
+	}
+	c.client = client
+	return nil
+}
+
+// WithScript runs a script instead of a command: each agent writes it to a
+// temporary file and has the shell run that file. It may hold any bytes. Consul
+// takes some 380 KiB of script by default (kv_max_value_size is 512 KiB, and the
+// script is sent in base64); a larger one is an error of the run.
+func WithScript(script []byte) Option {
+	return func(c *config) error {
+		if len(script) == 0 {
+			return fmt.Errorf("WithScript(%q): is empty", script)
+		}
+		c.script = slices.Clone(script)
+		return nil
+	}
+}
+
+// WithArgs runs a program with arguments instead of a command, without a shell.
+// The first is the program, looked up in the agent's PATH.
+func WithArgs(args ...string) Option {
+	return func(c *config) error {
+		if len(args) == 0 || args[0] == "" {
+			return fmt.Errorf("WithArgs(%q): has no program", args)
+		}
+		for _, arg := range args {
+			if err := checkText(arg); err != nil {
+				return fmt.Errorf("WithArgs(%q): %q %w", args, arg, err)
+			}
+		}
+		c.args = slices.Clone(args)
+		return nil
+	}
+}
+
+// WithNode runs only on nodes whose name matches re, a regular expression in
+// Go's syntax. It is not anchored: "web-1" matches web-10 too. Names and filters
+// travel in one gossip message of 512 bytes, which leaves some 330 bytes for re
+// with the default prefix; the event of a longer one fails.
+func WithNode(re string) Option {
+	return func(c *config) error { return compile(&c.filter.node, "WithNode", re) }
+}
+
+// WithService runs only on nodes whose agent has a service registered whose ID,
+// not its name, matches re, an unanchored regular expression in Go's syntax. The
+// service "consul" that each server has in the catalog is not registered with an
+// agent and matches nothing.
+func WithService(re string) Option {
+	return func(c *config) error { return compile(&c.filter.service, "WithService", re) }
+}
+
+// WithTag runs only on nodes where one of the services that WithService selects
+// has a tag that matches re, an unanchored regular expression in Go's syntax. It
+// needs WithService.
+func WithTag(re string) Option {
+	return func(c *config) error { return compile(&c.filter.tag, "WithTag", re) }
+}
+
+func compile(to **regexp.Regexp, option, re string) error {
+	compiled, err := regexp.Compile(re)
+	if err != nil {
+		return fmt.Errorf("%s(%q): %w", option, re, err)
+	}
+	*to = compiled
+	return nil
+}
+
+// WithMinNodes makes the run wait until at least n nodes have exited, n >= 0;
+// the default is 0. Where fewer take the job, the run ends once nothing new has
+// come for the ack timeout, and Result.Err says how many were missing.
+func WithMinNodes(n int) Option {
+	return func(c *config) error {
+		if n < 0 {
+			return fmt.Errorf("WithMinNodes(%d): is negative", n)
+		}
+		c.minNodes = n
+		return nil
+	}
+}
+
+// WithWait sets the interval of the heartbeats that an agent sends while its
+// command prints nothing, at least 100 ms; the default is 2 s. Where nobody is
+// expected (see WithoutDiscovery) it is also the silence that ends the run. It
+// kills nothing. Each heartbeat is a write through Raft on Consul's servers.
+func WithWait(d time.Duration) Option {
+	return func(c *config) error {
+		if d < minWait {
+			return fmt.Errorf("WithWait(%v): is under %v", d, minWait)
+		}
+		c.wait = d
+		return nil
+	}
+}
+
+// WithAckTimeout sets how long after the event an expected node may take to
+// acknowledge the job before it counts as not responding; the default is 5 s.
+// Gossip takes about 0.2 s on a LAN, but up to 30 s to a node that missed it. A
+// node that acknowledges later, while others keep the run going, still counts.
+func WithAckTimeout(d time.Duration) Option {
+	return func(c *config) error { return setPositive(&c.ackTimeout, "WithAckTimeout", d) }
+}
+
+// WithLostTimeout sets how long a node that runs the command may stay silent,
+// without output and heartbeat, before it counts as lost. It has to be over the
+// wait, and should be several times that; the default is five times the wait and
+// at least 15 s.
+func WithLostTimeout(d time.Duration) Option {
+	return func(c *config) error { return setPositive(&c.lostTimeout, "WithLostTimeout", d) }
+}
+
+func setPositive(to *time.Duration, option string, d time.Duration) error {
+	if d <= 0 {
+		return fmt.Errorf("%s(%v): is not positive", option, d)
+	}
+	*to = d
+	return nil
+}
+
+// WithReplicationWait makes the run wait for d between the job and the event, as
+// the flag -wait-repl of `consul exec` does; the default is 0. Agents that do not
+// find the job in a stale read ask the leader, so there is no need for it.
+func WithReplicationWait(d time.Duration) Option {
+	return func(c *config) error {
+		if d < 0 {
+			return fmt.Errorf("WithReplicationWait(%v): is negative", d)
+		}
+		c.replicationWait = d
+		return nil
+	}
+}
+
+// WithoutDiscovery does not ask Consul's catalog which nodes to expect. The run
+// then ends by silence, as `consul exec` does: when no node is running and
+// nothing has come for the wait; or, with WithMinNodes, when that many have
+// exited and none is running.
+func WithoutDiscovery() Option {
+	return func(c *config) error {
+		c.noDiscovery = true
+		return nil
+	}
+}
+
+// WithPrefix sets the folder of Consul's KV store in which the job stands; the
+// default is "_rexec". Agents follow any prefix, where their token may write to
+// it.
+func WithPrefix(prefix string) Option {
+	return func(c *config) error {
+		if err := checkPrefix(prefix); err != nil {
+			return fmt.Errorf("WithPrefix(%q): %w", prefix, err)
+		}
+		c.prefix = prefix
+		return nil
+	}
+}
+
+// WithDatacenter runs in the datacenter dc, through the same agent. The session
+// is then held by a healthy server of that datacenter, which the token has to be
+// allowed to find: service:read on "consul" and node:read. For a datacenter other
+// than the agent's own, newer Consuls ask that the agent is a server: 1.22 does,
+// 1.8 does not.
+func WithDatacenter(dc string) Option {
+	return func(c *config) error {
+		if dc == "" {
+			return fmt.Errorf("WithDatacenter(%q): is empty", dc)
+		}
+		c.datacenter = dc
+		return nil
+	}
+}
+
+// WithConfig says how to reach Consul. The default is api.DefaultConfig, which
+// follows CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN and the other variables of
+// Consul's tools. New reads conf and leaves it as it is.
+func WithConfig(conf *api.Config) Option {
+	return func(c *config) error {
+		if conf == nil {
+			return errors.New("WithConfig(nil): no config")
+		}
+		c.apiConfig = conf
+		return nil
+	}
+}
+
+// WithClient uses a client of the caller's, which may serve any number of runs
+// at once. Its connections stay open after the run. A client that was made for
+// another datacenter than its agent's needs WithDatacenter beside it.
+func WithClient(client *api.Client) Option {
+	return func(c *config) error {
+		if client == nil {
+			return errors.New("WithClient(nil): no client")
+		}
+		c.client = client
+		return nil
+	}
+}
+
+// WithCapture keeps the first maxBytes bytes of each node's output in its
+// NodeResult; the default is 0, none.
+func WithCapture(maxBytes int) Option {
+	return func(c *config) error {
+		if maxBytes < 0 {
+			return fmt.Errorf("WithCapture(%d): is negative", maxBytes)
+		}
+		c.capture = maxBytes
+		return nil
+	}
+}
+
+// WithLogger logs each step of the run at debug level, and what is out of order
+// at warning level, each line with the run's ID. Neither the token nor the
+// command is logged. The default logs nothing.
+func WithLogger(logger *slog.Logger) Option {
+	return func(c *config) error {
+		if logger == nil {
+			return errors.New("WithLogger(nil): no logger")
+		}
+		c.logger = logger
+		return nil
+	}
+}
