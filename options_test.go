@@ -1,0 +1,170 @@
+package consulexec
+
+import (
+	"errors"
+	"log/slog"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+)
+
+func TestNewRefuses(t *testing.T) {
+	client, err := api.NewClient(&api.Config{Address: "127.0.0.1:1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		command string
+		options []Option
+		want    []string // in the error's text
+	}{
+		{"", nil, []string{"no command"}},
+		{" \n", nil, []string{`command " \n"`, "no command"}},
+		{"a\x00b", nil, []string{`command "a\x00b"`, "NUL"}},
+		{"echo \xff", nil, []string{`command "echo \xff"`, "UTF-8"}},
+		{"", []Option{WithScript(nil)}, []string{`WithScript("")`, "empty"}},
+		{"", []Option{WithArgs()}, []string{"WithArgs([])", "no program"}},
+		{"", []Option{WithArgs("", "x")}, []string{`WithArgs(["" "x"])`, "no program"}},
+		{"", []Option{WithArgs("ls", "\xff")}, []string{"WithArgs", `"\xff"`, "UTF-8"}},
+		{"x", []Option{WithArgs("ls")}, []string{"a command and WithArgs"}},
+		{"x", []Option{WithScript([]byte("ls"))}, []string{"a command and WithScript"}},
+		{"", []Option{WithArgs("ls"), WithScript([]byte("ls"))}, []string{"WithScript and WithArgs"}},
+		{"x", []Option{nil}, []string{"option 1 is nil"}},
+		{"x", []Option{WithNode("(")}, []string{`WithNode("(")`, "missing closing"}},
+		{"x", []Option{WithService("[")}, []string{`WithService("[")`}},
+		{"x", []Option{WithService("a"), WithTag("*")}, []string{`WithTag("*")`}},
+		{"x", []Option{WithTag("v1")}, []string{`WithTag("v1")`, "WithService"}},
+		{"x", []Option{WithService(""), WithTag("v1")}, []string{`WithTag("v1")`, "WithService"}},
+		{"x", []Option{WithMinNodes(-1)}, []string{"WithMinNodes(-1)"}},
+		{"x", []Option{WithWait(99 * time.Millisecond)}, []string{"WithWait(99ms)", "100ms"}},
+		{"x", []Option{WithWait(0)}, []string{"WithWait(0s)"}},
+		{"x", []Option{WithAckTimeout(0)}, []string{"WithAckTimeout(0s)"}},
+		{"x", []Option{WithLostTimeout(-time.Second)}, []string{"WithLostTimeout(-1s)"}},
+		{"x", []Option{WithLostTimeout(2 * time.Second)}, []string{"WithLostTimeout(2s)", "wait of 2s"}},
+		{"x", []Option{WithReplicationWait(-1)}, []string{"WithReplicationWait(-1ns)"}},
+		{"x", []Option{WithPrefix("")}, []string{`WithPrefix("")`, "empty"}},
+		{"x", []Option{WithPrefix("a/../../b")}, []string{`WithPrefix("a/../../b")`}},
+		{"x", []Option{WithDatacenter("")}, []string{`WithDatacenter("")`}},
+		{"x", []Option{WithConfig(nil)}, []string{"WithConfig(nil)"}},
+		{"x", []Option{WithConfig(&api.Config{Address: "gopher://x"})}, []string{"gopher"}},
+		{"x", []Option{WithClient(nil)}, []string{"WithClient(nil)"}},
+		{"x", []Option{WithClient(client), WithConfig(&api.Config{})}, []string{"WithClient and WithConfig"}},
+		{"x", []Option{WithCapture(-1)}, []string{"WithCapture(-1)"}},
+		{"x", []Option{WithLogger(nil)}, []string{"WithLogger(nil)"}},
+		{"x", []Option{OnSubmit(nil)}, []string{"OnSubmit(nil)"}},
+		{"x", []Option{OnAck(nil)}, []string{"OnAck(nil)"}},
+		{"x", []Option{OnOutput(nil)}, []string{"OnOutput(nil)"}},
+		{"x", []Option{OnHeartbeat(nil)}, []string{"OnHeartbeat(nil)"}},
+		{"x", []Option{OnExit(nil)}, []string{"OnExit(nil)"}},
+		{"x", []Option{OnLost(nil)}, []string{"OnLost(nil)"}},
+		{"x", []Option{OnNoResponse(nil)}, []string{"OnNoResponse(nil)"}},
+		{"x", []Option{OnDone(nil)}, []string{"OnDone(nil)"}},
+		{"x", []Option{OnError(nil)}, []string{"OnError(nil)"}},
+		// All at once.
+		{"", []Option{WithMinNodes(-2), WithCapture(-3), nil}, []string{"WithMinNodes(-2)", "WithCapture(-3)", "option 3", "no command"}},
+	}
+	for _, test := range tests {
+		e, err := New(test.command, test.options...)
+		if err == nil || e != nil {
+			t.Errorf("New(%q) with %v: %v, error %v", test.command, test.want, e, err)
+			continue
+		}
+		for _, line := range strings.Split(err.Error(), "\n") {
+			if !strings.HasPrefix(line, "consulexec: ") {
+				t.Errorf("error %q does not say whose it is", line)
+			}
+		}
+		for _, want := range test.want {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("New(%q): error %q does not have %q", test.command, err, want)
+			}
+		}
+	}
+	if _, err := New(""); !errors.Is(err, ErrNoCommand) {
+		t.Errorf("New without a command: %v is not ErrNoCommand", err)
+	}
+}
+
+func TestNewTakes(t *testing.T) {
+	for _, options := range [][]Option{
+		{WithNode(""), WithService(""), WithMinNodes(0), WithCapture(0), WithReplicationWait(0)},
+		{WithNode("^web-"), WithService("web"), WithTag("v[0-9]"), WithMinNodes(3)},
+		{WithWait(minWait), WithLostTimeout(minWait + 1), WithAckTimeout(1)},
+		{WithWait(time.Hour)},
+		{WithPrefix("ops/exec"), WithDatacenter("dc2"), WithConfig(&api.Config{Address: "127.0.0.1:1"})},
+		{WithLogger(slog.Default()), OnSubmit(func() {}), OnSubmit(func() {})},
+	} {
+		if _, err := New("uptime", options...); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestDefaults holds what the documentation says of the defaults.
+func TestDefaults(t *testing.T) {
+	for _, test := range []struct {
+		options []Option
+		lost    time.Duration
+	}{
+		{nil, 15 * time.Second},
+		{[]Option{WithWait(time.Minute)}, 5 * time.Minute},
+		{[]Option{WithWait(time.Second), WithLostTimeout(3 * time.Second)}, 3 * time.Second},
+	} {
+		c, err := newConfig("x", test.options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.lostTimeout != test.lost {
+			t.Errorf("lost timeout %v, want %v", c.lostTimeout, test.lost)
+		}
+	}
+	c, err := newConfig("x", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.wait != 2*time.Second || c.ackTimeout != 5*time.Second || c.replicationWait != 0 || c.prefix != "_rexec" || c.capture != 0 || c.minNodes != 0 {
+		t.Errorf("defaults: %+v", c)
+	}
+}
+
+func TestClient(t *testing.T) {
+	t.Setenv(api.HTTPAddrEnvName, "127.0.0.9:99")
+	t.Run("default", func(t *testing.T) {
+		c, err := newConfig("x", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err = c.client.Status().Leader(); err == nil || !strings.Contains(err.Error(), "127.0.0.9:99") {
+			t.Errorf("the client does not follow the environment: %v", err)
+		}
+		if c.transport == nil {
+			t.Error("nobody will close the client's connections")
+		}
+	})
+	t.Run("config", func(t *testing.T) {
+		given := api.Config{Datacenter: "dc7"}
+		before := given
+		c, err := newConfig("x", []Option{WithConfig(&given)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if given.Address != before.Address || given.HttpClient != before.HttpClient || given.Transport != before.Transport {
+			t.Error("New changed the caller's config")
+		}
+		if c.datacenter != "dc7" {
+			t.Errorf("datacenter %q, want the config's", c.datacenter)
+		}
+	})
+	t.Run("transport", func(t *testing.T) {
+		c, err := newConfig("x", []Option{WithConfig(&api.Config{Transport: new(http.Transport)})})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.transport != nil {
+			t.Error("New took the caller's transport for its own")
+		}
+	})
+}

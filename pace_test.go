@@ -1,0 +1,52 @@
+package consulexec
+
+import (
+	"testing"
+	"time"
+)
+
+// TestPacer lists again and again, as fast as the pacer lets, for 100 s.
+func TestPacer(t *testing.T) {
+	for _, test := range []struct {
+		keys        int
+		burst       int           // listings without a pause
+		least, most int           // listings in all
+		longest     time.Duration // pause
+	}{
+		{10, 18, 1_900, 2_100, 60 * time.Millisecond},
+		{3_000, 7, 790, 820, 150 * time.Millisecond},
+		{35_000, 0, 130, 140, time.Second},
+	} {
+		var p pacer
+		var longest time.Duration
+		burst, total := 0, 0
+		for at := time.Duration(0); at < 100*time.Second; total++ {
+			pause := p.pause(time.Unix(0, 0).Add(at), test.keys)
+			if longest == 0 && pause == 0 {
+				burst++
+			}
+			longest = max(longest, pause)
+			at += pause
+		}
+		if burst < test.burst || total < test.least || total > test.most || longest > test.longest {
+			t.Errorf("%d keys: %d at once, %d in 100 s, longest pause %v", test.keys, burst, total, longest)
+		}
+	}
+}
+
+// TestPacerRests checks that a rest gives the burst back, and no more.
+func TestPacerRests(t *testing.T) {
+	var p pacer
+	now := time.Now()
+	for range 200 {
+		now = now.Add(p.pause(now, 10))
+	}
+	now = now.Add(time.Hour)
+	burst := 0
+	for p.pause(now, 10) == 0 {
+		burst++
+	}
+	if burst < 18 || burst > 22 {
+		t.Errorf("%d listings at once after an hour's rest", burst)
+	}
+}

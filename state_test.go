@@ -1,0 +1,263 @@
+package consulexec
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+)
+
+// TestStateDone tells stories: what comes, and when the run is done.
+func TestStateDone(t *testing.T) {
+	// One word for each thing that happens to a node, at a second; a listing at
+	// that second follows.
+	type step struct {
+		second int
+		what   string // "ack", "out", "exit", "lose", or "" for nothing
+		node   string
+		done   bool // after the listing
+	}
+	known := []string{"a", "b"}
+	tests := []struct {
+		name     string
+		expected []string // nil: not known
+		minNodes int
+		steps    []step
+	}{
+		{"all expected exit", known, 0, []step{
+			{0, "", "", false}, {1, "ack", "a", false}, {2, "exit", "a", false}, {3, "ack", "b", false}, {9, "exit", "b", true},
+		}},
+		{"the first exits before the second acks", known, 0, []step{
+			{1, "ack", "a", false}, {1, "exit", "a", false}, {4, "", "", false}, {4, "ack", "b", false}, {4, "exit", "b", true},
+		}},
+		{"one never acks", known, 0, []step{
+			{1, "ack", "a", false}, {1, "exit", "a", false}, {4, "", "", false}, {5, "", "", true},
+		}},
+		{"nobody acks", known, 0, []step{{4, "", "", false}, {5, "", "", true}}},
+		{"one is lost", known, 0, []step{
+			{1, "ack", "a", false}, {1, "ack", "b", false}, {2, "exit", "b", false}, {3, "lose", "a", true},
+		}},
+		{"a late ack counts while others run", known, 0, []step{
+			{1, "ack", "a", false}, {6, "out", "a", false}, {7, "ack", "b", false}, {8, "exit", "a", false}, {8, "exit", "b", true},
+		}},
+		{"a stranger that acks is waited for", known, 0, []step{
+			{1, "ack", "a", false}, {1, "ack", "b", false}, {1, "ack", "c", false}, {1, "exit", "a", false}, {1, "exit", "b", false}, {2, "exit", "c", true},
+		}},
+		{"more than the expected are asked for", known, 3, []step{
+			{1, "ack", "a", false}, {1, "ack", "b", false}, {1, "exit", "a", false}, {2, "exit", "b", false},
+			{3, "ack", "c", false}, {4, "exit", "c", true},
+		}},
+		{"and do not come", known, 3, []step{
+			{1, "ack", "a", false}, {1, "exit", "a", false}, {1, "ack", "b", false}, {8, "exit", "b", false}, {12, "", "", false}, {13, "", "", true},
+		}},
+		{"silence ends it", nil, 0, []step{
+			{1, "", "", false}, {1, "ack", "a", false}, {8, "out", "a", false}, {9, "exit", "a", false}, {10, "", "", false}, {11, "", "", true},
+		}},
+		{"silence from the start", nil, 0, []step{{1, "", "", false}, {2, "", "", true}}},
+		{"the least number, without knowing", nil, 1, []step{
+			{3, "", "", false}, {4, "ack", "a", false}, {5, "exit", "a", true},
+		}},
+		{"the least number and one still running", nil, 1, []step{
+			{1, "ack", "a", false}, {1, "ack", "b", false}, {2, "exit", "a", false}, {9, "", "", false}, {10, "exit", "b", true},
+		}},
+		{"the least number does not come", nil, 2, []step{
+			{1, "ack", "a", false}, {2, "exit", "a", false}, {6, "", "", false}, {7, "", "", true},
+		}},
+	}
+	start := time.Now()
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			c, err := newConfig("x", []Option{WithMinNodes(test.minNodes)}) // wait 2 s, ack timeout 5 s
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := newState(c)
+			if test.expected != nil {
+				s.expect(test.expected)
+			}
+			s.submit(start)
+			for i, step := range test.steps {
+				now := start.Add(time.Duration(step.second) * time.Second)
+				counts := true
+				switch step.what {
+				case "ack":
+					counts = s.ack(step.node, now)
+				case "out":
+					counts = s.output(step.node, []byte("x"), now)
+				case "exit":
+					counts = s.exit(step.node, 0, now)
+				case "lose":
+					counts = s.lose(step.node, errors.New("gone")) != nil
+				}
+				if !counts {
+					t.Fatalf("step %d: %s of %s does not count", i, step.what, step.node)
+				}
+				s.overdue(now)
+				if got := s.done(now); got != step.done {
+					t.Fatalf("step %d, second %d: done = %v", i, step.second, got)
+				}
+				if due := s.deadline(); !step.done && !due.After(now) {
+					t.Fatalf("step %d, second %d: not done, but nothing is due after %v", i, step.second, due.Sub(start))
+				}
+			}
+		})
+	}
+}
+
+func TestStateOverdue(t *testing.T) {
+	c, err := newConfig("x", []Option{WithWait(time.Second), WithLostTimeout(10 * time.Second)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newState(c)
+	start := time.Now()
+	at := func(second int) time.Time { return start.Add(time.Duration(second) * time.Second) }
+	s.expect([]string{"a", "b", "c", "d"})
+	s.submit(start)
+	s.ack("a", at(1))
+	s.ack("b", at(1))
+	s.output("b", nil, at(3)) // a heartbeat is a sign of life
+	for _, step := range []struct {
+		second     int
+		noResponse []string
+		silent     []string
+		next       int // deadline
+	}{
+		{4, nil, nil, 5},
+		{5, []string{"c", "d"}, nil, 11},
+		{6, nil, nil, 11},
+		{10, nil, nil, 11},
+		{11, nil, []string{"a"}, 13},
+		{12, nil, nil, 13},
+		{13, nil, []string{"b"}, 0},
+	} {
+		noResponse, silent := s.overdue(at(step.second))
+		var names []string
+		for _, n := range silent {
+			names = append(names, n.Node)
+			s.lose(n.Node, errors.New("silent"))
+		}
+		if !slices.Equal(noResponse, step.noResponse) || !slices.Equal(names, step.silent) {
+			t.Errorf("second %d: no response %v, silent %v", step.second, noResponse, names)
+		}
+		if step.next > 0 && !s.deadline().Equal(at(step.next)) {
+			t.Errorf("second %d: deadline after %v, want %d s", step.second, s.deadline().Sub(start), step.next)
+		}
+	}
+	if !s.done(at(13)) {
+		t.Error("not done when nobody is left")
+	}
+}
+
+// TestStatePause checks that nobody ages in an outage.
+func TestStatePause(t *testing.T) {
+	c, err := newConfig("x", []Option{WithWait(time.Second), WithLostTimeout(10 * time.Second)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newState(c)
+	start := time.Now()
+	at := func(second int) time.Time { return start.Add(time.Duration(second) * time.Second) }
+	s.expect([]string{"a", "b"})
+	s.submit(start)
+	s.ack("a", at(1))
+	s.pause(20*time.Second, at(22))
+	if noResponse, silent := s.overdue(at(24)); noResponse != nil || silent != nil {
+		t.Errorf("no response %v, silent %v", noResponse, silent)
+	}
+	if noResponse, _ := s.overdue(at(25)); !slices.Equal(noResponse, []string{"b"}) {
+		t.Errorf("no response %v", noResponse)
+	}
+	if _, silent := s.overdue(at(31)); len(silent) != 1 {
+		t.Errorf("silent %v", silent)
+	}
+	s.output("a", nil, at(31))
+	s.pause(time.Hour, at(31))
+	if seen := s.nodes["a"].seen; seen.After(at(31)) {
+		t.Errorf("seen %v in the future", seen.Sub(at(31)))
+	}
+}
+
+// TestStateIgnores checks that nothing counts for a node that is not running.
+func TestStateIgnores(t *testing.T) {
+	c, err := newConfig("x", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	s := newState(c)
+	s.submit(now)
+	if s.output("a", nil, now) || s.exit("a", 0, now) || s.lose("a", errors.New("gone")) != nil {
+		t.Error("something counts before the ack")
+	}
+	s.ack("a", now)
+	if s.ack("a", now) {
+		t.Error("a second ack counts")
+	}
+	s.exit("a", 3, now)
+	if s.ack("a", now) || s.output("a", []byte("x"), now) || s.exit("a", 0, now) || s.lose("a", errors.New("gone")) != nil {
+		t.Error("something counts after the exit")
+	}
+	if r := s.results(); len(r) != 1 || r[0].State != StateExited || r[0].ExitCode != 3 || r[0].OutputBytes != 0 {
+		t.Errorf("results %+v", r)
+	}
+}
+
+func TestStateCapture(t *testing.T) {
+	c, err := newConfig("x", []Option{WithCapture(5)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	s := newState(c)
+	s.ack("a", now)
+	for _, chunk := range []string{"abc", "", "def", "ghi"} {
+		s.output("a", []byte(chunk), now)
+	}
+	if got := s.results()[0]; string(got.Output) != "abcde" || got.OutputBytes != 9 {
+		t.Errorf("captured %q of %d bytes", got.Output, got.OutputBytes)
+	}
+}
+
+func TestResult(t *testing.T) {
+	c, err := newConfig("x", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	s := newState(c)
+	s.expect([]string{"d", "c", "b", "a"})
+	for _, name := range []string{"a", "b", "c", "e", "f"} {
+		s.ack(name, now)
+	}
+	s.exit("a", 0, now)
+	s.exit("b", 3, now)
+	s.lose("c", errors.New("silent for 15s"))
+	s.exit("e", -1, now)
+	r := &Result{Nodes: s.results()}
+
+	want := `node b: exit status 3
+node c: lost: silent for 15s
+node d: no response
+node e: ended by a signal
+node f: running`
+	if got := r.Err(); got == nil || got.Error() != want {
+		t.Errorf("Err() = %v, want %v", got, want)
+	}
+	var first *NodeError
+	if !errors.As(r.Err(), &first) || first.Node != "b" || first.State != StateExited || first.ExitCode != 3 {
+		t.Errorf("errors.As finds %+v", first)
+	}
+	if n, ok := r.Node("c"); !ok || n.State != StateLost || n.ExitCode != -1 || n.Acked.IsZero() {
+		t.Errorf("Node(c) = %+v, %v", n, ok)
+	}
+	if n, ok := r.Node("a"); !ok || n.Err != nil {
+		t.Errorf("Node(a) = %+v, %v", n, ok)
+	}
+	if _, ok := r.Node("x"); ok {
+		t.Error("there is no node x")
+	}
+	if err := (&Result{}).Err(); err != nil {
+		t.Errorf("Err() of an empty result: %v", err)
+	}
+}
