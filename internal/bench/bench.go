@@ -1,0 +1,297 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/consulexec/consulexec/internal/devcluster"
+)
+
+const (
+	// server is the node that clients and virtual nodes talk to.
+	server = "server-1"
+
+	// settle is how long the server is left alone between runs, so that one
+	// does not pay for the other.
+	settle = time.Second
+
+	// grace is how long the nodes may take to end after the client, and the
+	// other way round where one of them failed.
+	grace = 2 * time.Second
+)
+
+// bench measures one workload on one cluster.
+type bench struct {
+	work    work
+	options options
+	binary  string
+	cluster *devcluster.Cluster
+	pid     int // of the server
+	client  *api.Client
+	catalog *catalog
+	proxy   *proxy
+	writer  writer
+}
+
+// results has the runs of each client.
+type results map[string][]measurement
+
+// measureWork measures a workload, and returns what it has when that fails.
+func measureWork(ctx context.Context, w work, o options) (r results, err error) {
+	ctx, stop := context.WithCancelCause(ctx)
+	b := &bench{work: w, options: o}
+	var tasks sync.WaitGroup
+	defer func() {
+		stop(nil)
+		tasks.Wait()
+		err = errors.Join(err, b.close())
+	}()
+	if err := b.start(ctx); err != nil {
+		return nil, err
+	}
+	if batch, ok := b.writer.(*batchWriter); ok {
+		tasks.Go(func() { batch.run(ctx) })
+	}
+	if !w.Real && !w.Undiscovered {
+		tasks.Go(func() {
+			if err := b.catalog.watch(ctx); err != nil {
+				stop(err)
+			}
+		})
+	}
+	return b.measure(ctx)
+}
+
+// start starts the cluster and what stands around it.
+func (b *bench) start(ctx context.Context) (err error) {
+	if b.binary, err = devcluster.Binary(ctx); err != nil {
+		return err
+	}
+	// Nobody but the virtual nodes is to answer, and these share few addresses.
+	const limits = `limits { http_max_conns_per_client = 1000 }`
+	nodes := []devcluster.Node{{Name: server, Server: true, ExecDisabled: true, Config: limits}}
+	if b.work.Real {
+		nodes = devcluster.Nodes(1, b.work.Nodes-1)
+	}
+	b.catalog = &catalog{reconciled: time.Now()} // a leader does so first when it is elected
+	if b.cluster, err = devcluster.New(ctx, devcluster.Config{Nodes: nodes}); err != nil {
+		return err
+	}
+	processes, err := b.cluster.Processes()
+	if err != nil {
+		return err
+	}
+	for _, p := range processes {
+		if p.Agent && p.Node == server {
+			b.pid = p.PID
+		}
+	}
+	b.client = b.cluster.Client(server)
+	b.catalog.client = b.client
+	if b.options.batch > 1 {
+		b.writer = newBatchWriter(b.cluster.Address(server), b.options.batch)
+	} else {
+		b.writer = newSingleWriter(b.cluster.Address(server))
+	}
+	b.proxy, err = newProxy(b.cluster.Address(server))
+	return err
+}
+
+func (b *bench) close() error {
+	if b.proxy != nil {
+		b.proxy.close()
+	}
+	if b.writer != nil {
+		b.writer.close()
+	}
+	if b.cluster != nil {
+		return b.cluster.Close()
+	}
+	return nil
+}
+
+// measure runs the clients in turn, and the writing alone, which tells what the
+// server's CPU would be without a client.
+func (b *bench) measure(ctx context.Context) (results, error) {
+	r := make(results)
+	for i := range b.options.runs {
+		for _, client := range b.clients() {
+			fmt.Fprintf(os.Stderr, "%s: %s, run %d of %d\n", b.work.Name, client, i+1, b.options.runs)
+			m, err := b.run(ctx, client)
+			if err != nil {
+				return r, fmt.Errorf("%s: %w", client, err)
+			}
+			for _, p := range m.problems {
+				fmt.Fprintf(os.Stderr, "%s: %s: %s\n", b.work.Name, client, p)
+			}
+			r[client] = append(r[client], m)
+		}
+	}
+	return r, nil
+}
+
+// alone is the name of the writing without a client.
+const alone = "writing alone"
+
+func (b *bench) clients() []string {
+	var names []string
+	if !b.work.Real {
+		names = append(names, alone)
+	}
+	for _, client := range b.options.clients {
+		if client == peers && b.work.Slow > 0 {
+			continue
+		}
+		names = append(names, client)
+	}
+	return names
+}
+
+// run runs a client once.
+func (b *bench) run(ctx context.Context, client string) (measurement, error) {
+	if !b.work.Real && !b.work.Undiscovered {
+		expected := 2*b.work.Over + 10*time.Second
+		if err := b.catalog.quiet(ctx, expected); err != nil {
+			return measurement{}, err
+		}
+		if err := b.catalog.registerNodes(ctx, b.work.Nodes); err != nil {
+			return measurement{}, err
+		}
+	}
+	if err := sleepUntil(ctx, time.Now().Add(settle)); err != nil {
+		return measurement{}, err
+	}
+	limit := b.work.limit()
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no end after %v", limit))
+	defer cancel()
+	before, _ := cpuTime(b.pid)
+	var m measurement
+	var err error
+	if client == alone {
+		m, err = b.writeAlone(ctx)
+	} else {
+		m, err = b.runClient(ctx, client)
+	}
+	if after, ok := cpuTime(b.pid); ok {
+		m.serverCPU = after - before
+	}
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	return m, err
+}
+
+// writeAlone has the virtual nodes work for a job that nobody reads.
+func (b *bench) writeAlone(ctx context.Context) (m measurement, err error) {
+	options := (&api.WriteOptions{}).WithContext(ctx)
+	entry := &api.SessionEntry{Name: "bench", Behavior: api.SessionBehaviorDelete}
+	session, _, err := b.client.Session().Create(entry, options)
+	if err != nil {
+		return m, err
+	}
+	start := time.Now()
+	lastExit, err := simulate(ctx, b.work, b.writer, job{"_rexec", session})
+	if err != nil {
+		return m, err
+	}
+	m.writing = lastExit.Sub(start)
+	_, err = b.client.Session().Destroy(session, options)
+	return m, err
+}
+
+// runClient runs a client's process and, once it has submitted its job, the
+// nodes.
+func (b *bench) runClient(ctx context.Context, client string) (measurement, error) {
+	b.proxy.reset()
+	select {
+	case <-b.proxy.jobs: // of a run before, that was given up
+	default:
+	}
+	p, err := b.startProcess(client)
+	if err != nil {
+		return measurement{}, err
+	}
+	defer p.kill()
+	working, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	nodes := make(chan nodesEnd, 1)
+	go func() { nodes <- b.answer(working) }()
+
+	var end nodesEnd
+	select {
+	case end = <-nodes:
+		if end.err != nil { // as when the client ends its session early, and then itself
+			ctx, cancel := context.WithTimeout(ctx, grace)
+			defer cancel()
+			p.wait(ctx)
+		} else {
+			p.wait(ctx)
+		}
+	case <-p.ended:
+		stopping := time.AfterFunc(grace, func() { stop(errors.New("the client has ended before the nodes")) })
+		defer stopping.Stop()
+		end = <-nodes
+	}
+	p.kill()
+	if err := context.Cause(ctx); err != nil {
+		return measurement{}, err
+	}
+	return b.summarize(p, end), nil
+}
+
+// nodesEnd is how the nodes' work ended.
+type nodesEnd struct {
+	started, lastExit time.Time
+	err               error
+}
+
+// answer waits for the job, has the virtual nodes do it or watches real ones,
+// and returns when the last exit was there.
+func (b *bench) answer(ctx context.Context) nodesEnd {
+	var end nodesEnd
+	select {
+	case j := <-b.proxy.jobs:
+		end.started = time.Now()
+		if b.work.Real {
+			end.lastExit, end.err = b.watchExits(ctx, j)
+		} else {
+			end.lastExit, end.err = simulate(ctx, b.work, b.writer, j)
+		}
+	case <-ctx.Done():
+		end.err = context.Cause(ctx)
+	}
+	return end
+}
+
+// watchExits returns when the exits of all real nodes were there. It asks the
+// server itself, past the proxy.
+func (b *bench) watchExits(ctx context.Context, j job) (time.Time, error) {
+	for index := uint64(0); ; {
+		q := (&api.QueryOptions{WaitIndex: index, WaitTime: 10 * time.Second}).WithContext(ctx)
+		keys, meta, err := b.client.KV().Keys(j.Prefix+"/"+j.Session+"/", "", q)
+		if err != nil {
+			return time.Time{}, err
+		}
+		if countExits(keys) == b.work.Nodes {
+			return time.Now(), nil
+		}
+		index = max(meta.LastIndex, 1)
+	}
+}
+
+func countExits(keys []string) int {
+	n := 0
+	for _, key := range keys {
+		if strings.HasSuffix(key, "/exit") {
+			n++
+		}
+	}
+	return n
+}

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+)
+
+// peakInterval is how often a client's peak memory is read. The system keeps the
+// peak; only what comes after the last reading is missed.
+const peakInterval = 20 * time.Millisecond
+
+// process is a client that runs. What follows ended is final once that is
+// closed.
+type process struct {
+	cmd   *exec.Cmd
+	ended chan struct{}
+
+	stderr  bytes.Buffer
+	report  report
+	peak    int64 // bytes of memory, or 0
+	cpu     time.Duration
+	exited  time.Time
+	failure error // of the process, or of its output
+}
+
+// startProcess starts a client that talks to the server through the proxy.
+func (b *bench) startProcess(client string) (*process, error) {
+	p := &process{ended: make(chan struct{})}
+	read := func(from io.Reader) (report, error) { return readPeer(b.work, from), nil }
+	if client == peers {
+		p.cmd = exec.Command(b.binary, peerArgs(b.work)...)
+		p.cmd.Env = os.Environ()
+	} else {
+		var err error
+		if p.cmd, err = b.ownCommand(); err != nil {
+			return nil, err
+		}
+		read = func(from io.Reader) (r report, err error) {
+			err = json.NewDecoder(from).Decode(&r)
+			return r, err
+		}
+	}
+	p.cmd.Env = append(p.cmd.Env, api.HTTPAddrEnvName+"="+b.proxy.addr)
+	p.cmd.Stderr = &p.stderr
+	stdout, err := p.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := p.cmd.Start(); err != nil {
+		return nil, err
+	}
+	go p.follow(stdout, read)
+	return p, nil
+}
+
+// ownCommand runs consulexec in this binary.
+func (b *bench) ownCommand() (*exec.Cmd, error) {
+	binary, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	j := clientJob{Work: b.work}
+	if b.options.profile != "" {
+		j.Profile = b.options.profile + "." + b.work.Name
+	}
+	encoded, err := json.Marshal(j)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(binary)
+	cmd.Env = append(os.Environ(), clientEnv+"="+string(encoded))
+	return cmd, nil
+}
+
+// follow reads what the process prints and watches its memory, until it ends.
+func (p *process) follow(stdout io.Reader, read func(io.Reader) (report, error)) {
+	defer close(p.ended)
+	silent := make(chan struct{})
+	var readErr error
+	go func() {
+		defer close(silent)
+		p.report, readErr = read(stdout)
+		io.Copy(io.Discard, stdout)
+	}()
+	ticker := time.NewTicker(peakInterval)
+	defer ticker.Stop()
+	for reading := true; reading; {
+		select {
+		case <-silent:
+			reading = false
+		case <-ticker.C:
+			if peak, ok := peakMemory(p.cmd.Process.Pid); ok {
+				p.peak = peak
+			}
+		}
+	}
+	err := p.cmd.Wait()
+	p.exited = time.Now()
+	p.cpu = p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime()
+	switch {
+	case err != nil:
+		p.failure = fmt.Errorf("%w: %s", err, strings.TrimSpace(p.stderr.String()))
+	case readErr != nil:
+		p.failure = fmt.Errorf("read its report: %w", readErr)
+	}
+}
+
+// wait waits for the process's end.
+func (p *process) wait(ctx context.Context) {
+	select {
+	case <-p.ended:
+	case <-ctx.Done():
+	}
+}
+
+// kill ends the process, if it has not ended by itself.
+func (p *process) kill() {
+	p.cmd.Process.Kill()
+	<-p.ended
+}

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+)
+
+// work is what the nodes of a run do. A client process gets it as JSON.
+type work struct {
+	Name   string
+	Nodes  int
+	Chunks int           // per node
+	Size   int           // of a chunk, in bytes
+	Over   time.Duration // over which all writes are spread
+	Life   time.Duration // from a node's first write to its last, at most; 0 means Over
+
+	// Real has real agents run `uptime` instead of virtual nodes.
+	Real bool
+
+	// Slow is how long consulexec's output callback takes for a chunk. Only
+	// consulexec runs then: `consul exec` has no callbacks.
+	Slow time.Duration
+
+	// Undiscovered leaves the nodes out of the catalog.
+	Undiscovered bool
+}
+
+// presets are the workloads of the README's table.
+var presets = []work{
+	{Name: "3nodes", Nodes: 3, Real: true},
+	{Name: "1000x1", Nodes: 1000, Chunks: 1, Size: 200, Over: 2 * time.Second},
+	{Name: "5000x5", Nodes: 5000, Chunks: 5, Size: 1000, Over: 10 * time.Second},
+	{Name: "1x2560", Nodes: 1, Chunks: 2560, Size: 4096, Over: 15 * time.Second},
+	{Name: "10000x1", Nodes: 10000, Chunks: 1, Size: 200, Over: 10 * time.Second},
+	// 100 MB, written three times as fast as the callback takes them.
+	{Name: "slow", Nodes: 10, Chunks: 2560, Size: 4096, Over: 15 * time.Second, Slow: 2 * time.Millisecond},
+}
+
+// custom is the workload whose numbers the flags give.
+var custom = work{Name: "custom", Nodes: 100, Chunks: 1, Size: 200, Over: 2 * time.Second}
+
+func presetNames() []string {
+	var names []string
+	for _, w := range presets {
+		names = append(names, w.Name)
+	}
+	return append(names, custom.Name)
+}
+
+// chooseWorks returns the workloads of the names, with what is set in override
+// put in place of their own.
+func chooseWorks(names string, override work) ([]work, error) {
+	if names == "" {
+		names = "all"
+		if override != (work{}) {
+			names = custom.Name
+		}
+	}
+	var works []work
+	for name := range strings.SplitSeq(names, ",") {
+		if name == "all" {
+			works = append(works, presets...)
+			continue
+		}
+		i := slices.Index(presetNames(), name)
+		if i < 0 {
+			return nil, fmt.Errorf("-work: no workload %q", name)
+		}
+		works = append(works, append(presets, custom)[i])
+	}
+	for i := range works {
+		works[i] = works[i].with(override)
+		if err := works[i].check(); err != nil {
+			return nil, err
+		}
+	}
+	return works, nil
+}
+
+// with returns the work with what is set in override put in place of its own.
+// The real agents' numbers are fixed.
+func (w work) with(override work) work {
+	if w.Real {
+		return w
+	}
+	w.Nodes = cmp.Or(override.Nodes, w.Nodes)
+	w.Chunks = cmp.Or(override.Chunks, w.Chunks)
+	w.Size = cmp.Or(override.Size, w.Size)
+	w.Over = cmp.Or(override.Over, w.Over)
+	w.Life = cmp.Or(override.Life, w.Life)
+	w.Slow = cmp.Or(override.Slow, w.Slow)
+	w.Undiscovered = cmp.Or(override.Undiscovered, w.Undiscovered)
+	return w
+}
+
+func (w work) check() error {
+	// Consul takes values of 512 KiB, agents write 4 KiB.
+	const maxSize = 512 << 10
+	switch {
+	case w.Nodes < 1 || w.Nodes > 100_000:
+		return fmt.Errorf("-nodes %d: is not in 1 to 100000", w.Nodes)
+	case w.Chunks < 0 || w.Chunks > 1<<20:
+		return fmt.Errorf("-chunks %d: is not in 0 to %d", w.Chunks, 1<<20)
+	case w.Size < 0 || w.Size > maxSize:
+		return fmt.Errorf("-size %d: is not in 0 to %d", w.Size, maxSize)
+	case w.Over < 0 || w.Over > time.Hour:
+		return fmt.Errorf("-over %v: is not in 0 to 1h", w.Over)
+	case w.Life < 0 || w.Life > w.Over:
+		return fmt.Errorf("-life %v: is not in 0 to -over", w.Life)
+	case w.Slow < 0 || w.Slow > time.Second:
+		return fmt.Errorf("-slow %v: is not in 0 to 1s", w.Slow)
+	}
+	return nil
+}
+
+// title describes the work in the table.
+func (w work) title() string {
+	if w.Real {
+		return fmt.Sprintf("%d real nodes, `uptime`", w.Nodes)
+	}
+	s := fmt.Sprintf("%d × %d × %d B over %v", w.Nodes, w.Chunks, w.Size, w.Over)
+	if w.Slow > 0 {
+		s += fmt.Sprintf(", callback of %v", w.Slow)
+	}
+	return s
+}
+
+// limit bounds a client's run: ample for one that needs several times as long as
+// the writing, and than its callbacks.
+func (w work) limit() time.Duration {
+	return 2*time.Minute + 3*(w.Over+time.Duration(w.Nodes*w.Chunks)*w.Slow)
+}
+
+// simNodes is the beginning of the names of virtual nodes.
+const simNodes = "sim-"
+
+func nodeName(i int) string { return fmt.Sprintf("%s%05d", simNodes, i) }
+
+// schedule returns when a node makes its writes, from the event: the ack, the
+// chunks, the exit. Over all nodes the writes come at about the same rate
+// throughout. It is the same in every run.
+func (w work) schedule(node int) []time.Duration {
+	rng := rand.New(rand.NewPCG(4, uint64(node)))
+	life := cmp.Or(w.Life, w.Over)
+	start := time.Duration(rng.Float64() * float64(w.Over-life))
+	times := make([]time.Duration, w.Chunks+2)
+	for i := range times {
+		times[i] = start + time.Duration(rng.Float64()*float64(life))
+	}
+	slices.Sort(times)
+	return times
+}
+
+// appendChunk appends the n-th chunk of a node's output: a line that begins with
+// the node and the number, and goes on with words that compress as a log does.
+func (w work) appendChunk(to []byte, node string, n int) []byte {
+	start := len(to)
+	to = append(to, node...)
+	to = append(to, ' ')
+	to = appendNumber(to, n)
+	to = append(to, ' ')
+	h := fnv.New32a()
+	h.Write(to[start:])
+	rest := words[int(h.Sum32())%len(words):]
+	for len(to)-start < w.Size {
+		to = append(to, rest[:min(len(rest), w.Size-(len(to)-start))]...)
+		rest = words
+	}
+	to = to[:start+w.Size]
+	if w.Size > 0 {
+		to[len(to)-1] = '\n'
+	}
+	return to
+}
+
+// appendNumber appends n in seven digits: more than a node has chunks.
+func appendNumber(to []byte, n int) []byte {
+	for unit := 1_000_000; unit > 0; unit /= 10 {
+		to = append(to, byte('0'+n/unit%10))
+	}
+	return to
+}
+
+// words is what the chunks are cut from.
+var words = func() string {
+	const vocabulary, length = 500, 64 << 10
+	rng := rand.New(rand.NewPCG(4, 0))
+	var known []string
+	for range vocabulary {
+		word := make([]byte, 2+rng.IntN(9))
+		for i := range word {
+			word[i] = "etaoinshrdlucmfwypvbgkqjxz0123456789"[rng.IntN(36)]
+		}
+		known = append(known, string(word))
+	}
+	var b strings.Builder
+	for b.Len() < length {
+		b.WriteString(known[rng.IntN(vocabulary)])
+		b.WriteByte(' ')
+	}
+	return b.String()
+}()
