@@ -1,0 +1,38 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"strconv"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/consulexec/consulexec/internal/devcluster"
+)
+
+func init() {
+	flag.BoolFunc("cluster", "start a real Consul cluster of three nodes and run there; the first time, this builds Consul", func(value string) error {
+		on, err := strconv.ParseBool(value)
+		if on {
+			ownCluster = startCluster
+		}
+		return err
+	})
+}
+
+// startCluster starts three real agents on this machine.
+func startCluster(ctx context.Context) (*api.Client, func(), error) {
+	fmt.Println("starting a Consul cluster of three nodes")
+	cluster, err := devcluster.New(ctx, devcluster.Config{Nodes: devcluster.Nodes(1, 2)})
+	if err != nil {
+		return nil, nil, err
+	}
+	closeCluster := func() {
+		if err := cluster.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}
+	return cluster.Client("client-1"), closeCluster, nil
+}

@@ -1,0 +1,97 @@
+// Uptime runs `uptime` on every node of a Consul cluster and prints what
+// happens, node by node and as it happens.
+//
+// It runs on the cluster that CONSUL_HTTP_ADDR names, or else on that of the
+// agent at Consul's default address. Where none answers there, it says so and
+// runs on three nodes embedded in this process, which really run the command on
+// this machine. Ctrl-C ends it and leaves nothing behind in Consul.
+//
+// This file stands by itself: copy it. The flag -cluster lives in cluster.go.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/consulexec/consulexec"
+	"github.com/consulexec/consulexec/exectest"
+)
+
+func main() {
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	err := run(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// run finds a cluster and runs uptime on it.
+func run(ctx context.Context) error {
+	client, closeCluster, err := connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer closeCluster()
+	return uptime(ctx, client)
+}
+
+// uptime is what the program is about.
+func uptime(ctx context.Context, client *api.Client) error {
+	e, err := consulexec.New("uptime",
+		consulexec.WithClient(client),
+		consulexec.OnSubmit(func() { fmt.Println("submitted") }),
+		consulexec.OnAck(func(node string) { fmt.Printf("%s: ack\n", node) }),
+		consulexec.OnOutput(func(node string, output []byte) { fmt.Printf("%s: output: %s", node, output) }),
+		consulexec.OnExit(func(node string, code int) { fmt.Printf("%s: exit %d\n", node, code) }),
+		consulexec.OnLost(func(node string, err error) { fmt.Printf("%s: %v\n", node, err) }),
+		consulexec.OnNoResponse(func(node string) { fmt.Printf("%s: no response\n", node) }),
+		consulexec.OnDone(func() { fmt.Println("done") }),
+	)
+	if err != nil {
+		return err
+	}
+	result, err := e.Run(ctx)
+	if err != nil {
+		return err
+	}
+	return result.Err()
+}
+
+// ownCluster starts a cluster for the flag -cluster; nil where there is no such
+// flag.
+var ownCluster func(ctx context.Context) (client *api.Client, closeCluster func(), err error)
+
+// connect returns a client of the cluster to run on, and what ends it.
+func connect(ctx context.Context) (*api.Client, func(), error) {
+	if ownCluster != nil {
+		return ownCluster(ctx)
+	}
+	config := api.DefaultConfig()
+	client, err := api.NewClient(config)
+	if err != nil {
+		return nil, nil, err
+	}
+	if os.Getenv(api.HTTPAddrEnvName) != "" || answers(ctx, client) {
+		return client, func() {}, nil
+	}
+	fmt.Printf("no Consul agent at %s and %s is not set: running on three embedded nodes\n", config.Address, api.HTTPAddrEnvName)
+	srv := exectest.NewServer(exectest.Node("web-1"), exectest.Node("web-2"), exectest.Node("web-3"))
+	return srv.Client(), srv.Close, nil
+}
+
+// answers tells whether an agent with a leader answers at once.
+func answers(ctx context.Context, client *api.Client) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	leader, err := client.Status().LeaderWithQueryOptions((&api.QueryOptions{}).WithContext(ctx))
+	return err == nil && leader != ""
+}

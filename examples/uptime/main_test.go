@@ -1,0 +1,140 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/consulexec/consulexec/exectest"
+)
+
+// build makes the program, the way that `go run` does.
+func build(t *testing.T) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "uptime")
+	if runtime.GOOS == "windows" {
+		program += ".exe"
+	}
+	if output, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	return program
+}
+
+// run runs the program, with CONSUL_HTTP_ADDR set to address.
+func runProgram(t *testing.T, program, address string, args ...string) (output string, err error) {
+	t.Helper()
+	command := exec.CommandContext(t.Context(), program, args...)
+	command.Env = append(os.Environ(), "CONSUL_HTTP_ADDR="+address)
+	out, err := command.CombinedOutput()
+	return string(out), err
+}
+
+// checkOutput looks for what each node is to say, in order.
+func checkOutput(t *testing.T, output string, nodes ...string) {
+	t.Helper()
+	if embedded := strings.Contains(output, "three embedded nodes"); embedded != slices.Contains(nodes, "web-1") {
+		t.Errorf("ran on embedded nodes: %v\n%s", embedded, output)
+	}
+	for _, node := range nodes {
+		rest := output
+		for _, want := range []string{"submitted\n", node + ": ack\n", node + ": output: ", "load average", node + ": exit 0\n", "done\n"} {
+			_, after, found := strings.Cut(rest, want)
+			if !found {
+				t.Fatalf("%q is missing or at the wrong place in:\n%s", want, output)
+			}
+			rest = after
+		}
+	}
+}
+
+func TestEmbedded(t *testing.T) {
+	t.Setenv(api.HTTPAddrEnvName, "")
+	output, err := runProgram(t, build(t), "")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	client, err := api.NewClient(api.DefaultConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if answers(t.Context(), client) { // this machine has an agent, so that the program ran there
+		checkOutput(t, output)
+	} else {
+		checkOutput(t, output, "web-1", "web-2", "web-3")
+	}
+}
+
+func TestAddress(t *testing.T) {
+	srv := exectest.NewServer(exectest.Node("a"), exectest.Node("b"))
+	defer srv.Close()
+	program := build(t)
+	output, err := runProgram(t, program, srv.URL)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	checkOutput(t, output, "a", "b")
+
+	srv.Close()
+	output, err = runProgram(t, program, srv.URL)
+	if err == nil || !strings.Contains(output, strings.TrimPrefix(srv.URL, "http://")) {
+		t.Errorf("without Consul: error %v, output %s", err, output)
+	}
+}
+
+func TestCluster(t *testing.T) {
+	if testing.Short() {
+		return
+	}
+	output, err := runProgram(t, build(t), "", "-cluster")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	checkOutput(t, output, "server-1", "client-1", "client-2")
+}
+
+// TestInterrupt ends the program with Ctrl-C in the midst of a run.
+func TestInterrupt(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		return // there a program can't send another one Ctrl-C
+	}
+	acked := make(chan struct{})
+	srv := exectest.NewServer(exectest.Node("a", exectest.Run(func(ctx context.Context, j *exectest.Job) int {
+		close(acked)
+		<-ctx.Done()
+		return 0
+	})))
+	defer srv.Close()
+	command := exec.CommandContext(t.Context(), build(t))
+	command.Env = append(os.Environ(), "CONSUL_HTTP_ADDR="+srv.URL)
+	var output bytes.Buffer
+	command.Stdout, command.Stderr = &output, &output
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	<-acked
+	if err := command.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	var exit *exec.ExitError
+	if err := command.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 1 || strings.Contains(output.String(), "done") {
+		t.Errorf("error %v, output %s", err, &output)
+	}
+	if took := time.Since(began); took > 6*time.Second {
+		t.Errorf("ended after %v", took)
+	}
+	if keys, sessions := srv.Keys(""), srv.Sessions(); len(keys)+len(sessions) > 0 {
+		t.Errorf("left behind: %v %v", keys, sessions)
+	}
+}
