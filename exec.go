@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +24,11 @@ const (
 	// cleanUpTry bounds each request of that, so that one that gets no answer
 	// leaves time for another.
 	cleanUpTry = 1500 * time.Millisecond
+
+	// eventPace is how fast gossip carries events: two of the size of a full list of
+	// names fit in a packet, which goes out five times a second. A node's time to
+	// acknowledge begins with its own event's turn.
+	eventPace = 100 * time.Millisecond
 )
 
 // An Exec is one command for the nodes of a cluster. It runs once.
@@ -157,6 +163,7 @@ type run struct {
 	strays       bool     // whether Consul may have made sessions without our knowing
 	reader       *reader  // nil before the event
 	failures     chan []string
+	absent       []absence // nodes of WithNodes that can't answer
 	discoveryErr error
 	cleaned      bool
 }
@@ -184,6 +191,9 @@ func (r *run) main() error {
 	}
 	if err == nil {
 		r.callbacks.submit()
+		for _, a := range r.absent {
+			r.callbacks.noResponse(a.name)
+		}
 		err = r.follow()
 	}
 	if err != nil && r.ctx.Err() != nil && r.caller.Err() == nil {
@@ -200,7 +210,7 @@ func (r *run) prepare() error {
 	}
 	ctx, cancel := context.WithCancel(r.ctx)
 	defer cancel()
-	var names []string
+	var found targets
 	var discoveryErr error
 	var discovery sync.WaitGroup
 	discovery.Go(func() {
@@ -208,7 +218,7 @@ func (r *run) prepare() error {
 			discoveryErr = ErrDiscoveryOff
 			return
 		}
-		names, discoveryErr = catalog{r.consul}.targets(ctx, r.filter)
+		found, discoveryErr = catalog{r.consul}.targets(ctx, r.filter, r.names)
 	})
 	err := r.openSession()
 	if err == nil {
@@ -221,23 +231,34 @@ func (r *run) prepare() error {
 	if err != nil {
 		return err
 	}
-	return r.expect(names, discoveryErr)
+	return r.expect(found, discoveryErr)
 }
 
 // expect takes note of the expected nodes, or of why they are not known.
-func (r *run) expect(names []string, err error) error {
+func (r *run) expect(found targets, err error) error {
 	switch {
 	case errors.Is(err, ErrPermissionDenied), errors.Is(err, ErrDiscoveryOff):
 		r.discoveryErr = err
-		r.log.Debug("nobody is expected", "reason", err)
-		return nil
+		r.log.Debug("nobody knows which nodes are alive", "reason", err)
+		if r.names == nil && r.rolling() != "" {
+			return fmt.Errorf("%s: the nodes are not known: %w", r.rolling(), err)
+		}
+		if r.names == nil {
+			return nil // nobody is expected
+		}
+		found.names = slices.DeleteFunc(slices.Clone(r.names), func(name string) bool { return !r.filter.matchNode(name) })
 	case err != nil:
 		return err
-	case len(names) == 0:
-		return fmt.Errorf("%w is alive%s (%v)", ErrNoTargets, r.consul.in(), r.filter)
 	}
-	r.log.Debug("targets found", "nodes", len(names))
-	r.state.expect(names)
+	r.absent = found.absent
+	for _, a := range found.absent {
+		r.state.absent(a.name, a.why)
+	}
+	if len(found.names) == 0 {
+		return fmt.Errorf("%w is alive%s (%s)", ErrNoTargets, r.consul.in(), r.selection())
+	}
+	r.log.Debug("targets found", "nodes", len(found.names), "absent", len(found.absent))
+	r.state.expect(found.names)
 	return nil
 }
 
@@ -290,35 +311,58 @@ func (r *run) sessionName() string {
 // base is the folder of the job's keys, with the slash.
 func (r *run) base() string { return r.prefix + "/" + r.session.id + "/" }
 
-// submit tells the nodes. The event is repeated only when it certainly did not
-// go out; where that is not certain, the nodes will show it.
+// submit tells the first nodes; all of them, where not WithConcurrency says
+// otherwise.
 func (r *run) submit() error {
 	if r.replicationWait > 0 && !sleep(r.ctx, r.replicationWait) {
 		return contextError(r.ctx)
 	}
-	event := &api.UserEvent{
-		Name:          eventName,
-		Payload:       marshal(eventPayload{r.prefix, r.session.id}),
-		NodeFilter:    expression(r.filter.node),
-		ServiceFilter: expression(r.filter.service),
-		TagFilter:     expression(r.filter.tag),
+	if r.byName() {
+		return r.advance()
 	}
+	doubt, err := r.fire(r.event(r.session.id))
+	if err == nil {
+		r.state.tell(r.state.next(), time.Now(), doubt)
+	}
+	return err
+}
+
+// advance tells the nodes whose turn it is, by their names, in as few events as
+// these take.
+func (r *run) advance() error {
+	e := r.event(r.session.id)
+	groups := pack(r.state.next(), func(filter string) bool {
+		e.NodeFilter = filter
+		return eventSize(e, maxLamportSize) <= maxEventSize
+	})
+	for i, names := range groups {
+		e.NodeFilter = only(names)
+		doubt, err := r.fire(e)
+		if err != nil {
+			return err
+		}
+		r.state.tell(names, time.Now().Add(time.Duration(i)*eventPace), doubt)
+	}
+	return nil
+}
+
+// fire sends an event. It is repeated only when it certainly did not go out; where
+// that is not certain there is a doubt, and the nodes will show it.
+func (r *run) fire(event *api.UserEvent) (doubt, err error) {
 	op := operation{doing: "fire event " + event.Name, need: fmt.Sprintf("event:write on %q", event.Name)}
-	err := r.consul.retry(r.ctx, op, didNothing, func(ctx context.Context) (err error) {
+	err = r.consul.retry(r.ctx, op, didNothing, func(ctx context.Context) (err error) {
 		event.ID, _, err = r.client.Event().Fire(event, r.consul.write(ctx))
 		return err
 	})
 	switch {
-	case err != nil && (r.ctx.Err() != nil || !canPass(err) || didNothing(err)):
-		return err
-	case err != nil:
-		r.log.Warn("the event may not have gone out", "error", err)
-		r.state.doubt = err
-	default:
-		r.log.Debug("event fired", "event", event.ID)
+	case err == nil:
+		r.log.Debug("event fired", "event", event.ID, "node", event.NodeFilter)
+		return nil, nil
+	case r.ctx.Err() != nil || !canPass(err) || didNothing(err):
+		return nil, err
 	}
-	r.state.submit(time.Now())
-	return nil
+	r.log.Warn("the event may not have gone out", "error", err)
+	return err, nil
 }
 
 // follow reports what the nodes do until the run is done. When something is due
@@ -347,7 +391,9 @@ func (r *run) follow() error {
 			if b.listed.IsZero() {
 				continue
 			}
-			r.listed(b)
+			if err := r.listed(b); err != nil {
+				return err
+			}
 			if r.state.done(b.listed) {
 				return r.verdict(b.jobGone)
 			}
@@ -356,8 +402,9 @@ func (r *run) follow() error {
 	}
 }
 
-// listed takes the end of a listing in: what was not in it is missing.
-func (r *run) listed(b batch) {
+// listed takes the end of a listing in: what was not in it is missing, and where
+// nodes have ended it is the turn of others.
+func (r *run) listed(b batch) error {
 	if b.jobGone {
 		r.session.check()
 	}
@@ -365,6 +412,10 @@ func (r *run) listed(b batch) {
 		r.state.pause(b.outage, time.Now())
 	}
 	r.giveUp(b.listed)
+	if len(r.state.waiting) == 0 {
+		return nil
+	}
+	return r.advance()
 }
 
 // verdict is the error of a run that came to its end. Where the job is gone, it may
@@ -380,9 +431,9 @@ func (r *run) verdict(jobGone bool) error {
 	case len(r.state.nodes) > 0:
 		return nil
 	case r.state.doubt != nil:
-		return fmt.Errorf("%w has answered%s (%v): %w", ErrNoTargets, r.consul.in(), r.filter, r.state.doubt)
+		return fmt.Errorf("%w has answered%s (%s): %w", ErrNoTargets, r.consul.in(), r.selection(), r.state.doubt)
 	}
-	return fmt.Errorf("%w has answered%s (%v)", ErrNoTargets, r.consul.in(), r.filter)
+	return fmt.Errorf("%w has answered%s (%s)", ErrNoTargets, r.consul.in(), r.selection())
 }
 
 // apply takes the records of a batch in, and reports them.
@@ -507,6 +558,9 @@ func (r *run) result(err error) *Result {
 	result := &Result{Nodes: r.state.results(), DiscoveryErr: r.discoveryErr, err: err}
 	if r.session != nil {
 		result.Session = r.session.id
+	}
+	if skipped := r.state.skipped; skipped > 0 && err == nil {
+		result.err = fmt.Errorf("consulexec: %d nodes failed, and %d were not told: WithMaxFailures(%d)", r.state.failed, skipped, r.maxFailures)
 	}
 	if missing := r.state.missing(); missing > 0 && err == nil {
 		result.err = fmt.Errorf("consulexec: %d nodes exited and %d are missing: WithMinNodes(%d)", r.state.exited, missing, r.minNodes)

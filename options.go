@@ -44,12 +44,18 @@ type config struct {
 	args    []string
 
 	filter          nodeFilter
+	names           []string // of WithNodes, each once, or nil
 	minNodes        int
+	concurrency     int // 0 is no limit
+	percent         int // the same, in percent of the nodes
+	maxFailures     int // 0 is no limit
 	noDiscovery     bool
 	wait            time.Duration
 	ackTimeout      time.Duration
 	lostTimeout     time.Duration
 	replicationWait time.Duration
+	timeout         time.Duration // 0 is none
+	killOnCancel    bool
 
 	prefix     string
 	datacenter string
@@ -81,7 +87,7 @@ func newConfig(command string, options []Option) (*config, error) {
 			errs = append(errs, err)
 		}
 	}
-	errs = append(errs, c.checkCommand(), c.checkTogether(), c.connect())
+	errs = append(errs, c.checkCommand(), c.checkTogether(), c.checkEvent(), c.connect())
 	for i, err := range errs {
 		if err != nil {
 			errs[i] = fmt.Errorf("consulexec: %w", err)
@@ -135,12 +141,81 @@ func (c *config) checkTogether() error {
 	if c.filter.tag != nil && expression(c.filter.service) == "" {
 		errs = append(errs, fmt.Errorf("WithTag(%q): needs WithService", c.filter.tag))
 	}
+	if c.concurrency > 0 && c.percent > 0 {
+		errs = append(errs, fmt.Errorf("WithConcurrency(%d) and WithConcurrencyPercent(%d): want one of them", c.concurrency, c.percent))
+	}
+	if limit := c.rolling(); limit != "" && c.noDiscovery && c.names == nil {
+		errs = append(errs, fmt.Errorf("%s: needs to know the nodes: WithNodes, or no WithoutDiscovery", limit))
+	}
 	if c.lostTimeout == 0 {
 		c.lostTimeout = max(lostWaits*c.wait, minLostTimeout)
 	} else if c.lostTimeout <= c.wait {
 		errs = append(errs, fmt.Errorf("WithLostTimeout(%v): is not over the wait of %v, after which a silent node gives its next sign of life", c.lostTimeout, c.wait))
 	}
 	return errors.Join(errs...)
+}
+
+// rolling names the option for which the nodes have to be known and are not all
+// told at once, or is empty.
+func (c *config) rolling() string {
+	switch {
+	case c.concurrency > 0:
+		return fmt.Sprintf("WithConcurrency(%d)", c.concurrency)
+	case c.percent > 0:
+		return fmt.Sprintf("WithConcurrencyPercent(%d)", c.percent)
+	case c.maxFailures > 0:
+		return fmt.Sprintf("WithMaxFailures(%d)", c.maxFailures)
+	}
+	return ""
+}
+
+// byName tells whether the nodes are told by their names, not by the filter on
+// them.
+func (c *config) byName() bool { return c.names != nil || c.rolling() != "" }
+
+// checkEvent refuses what no event can carry.
+func (c *config) checkEvent() error {
+	e := c.event(strings.Repeat("x", sessionIDLength))
+	longest := ""
+	if c.byName() {
+		for _, name := range c.names {
+			if len(regexp.QuoteMeta(name)) > len(regexp.QuoteMeta(longest)) {
+				longest = name
+			}
+		}
+		e.NodeFilter = only([]string{longest})
+	}
+	over := eventSize(e, minLamportSize) - maxEventSize
+	switch {
+	case over <= 0:
+		return nil
+	case longest != "":
+		return fmt.Errorf("%s with the name %q: %d bytes too long: the event may have %d in all", c.selection(), longest, over, maxEventSize)
+	}
+	return fmt.Errorf("%s: %d bytes too long: the event may have %d in all", c.selection(), over, maxEventSize)
+}
+
+// selection lists the options that say which nodes, and that make events longer.
+func (c *config) selection() string {
+	var given []string
+	if c.names != nil {
+		given = append(given, fmt.Sprintf("WithNodes(%d names)", len(c.names)))
+	}
+	for _, part := range []struct {
+		option string
+		re     *regexp.Regexp
+	}{{"WithNode", c.filter.node}, {"WithService", c.filter.service}, {"WithTag", c.filter.tag}} {
+		if part.re != nil {
+			given = append(given, fmt.Sprintf("%s(%q)", part.option, part.re))
+		}
+	}
+	if c.prefix != defaultPrefix {
+		given = append(given, fmt.Sprintf("WithPrefix(%q)", c.prefix))
+	}
+	if given == nil {
+		return "any node"
+	}
+	return strings.Join(given, ", ")
 }
 
 // connect makes the client, which touches no network.
@@ -207,7 +282,8 @@ func WithArgs(args ...string) Option {
 // WithNode runs only on nodes whose name matches re, a regular expression in
 // Go's syntax. It is not anchored: "web-1" matches web-10 too. Names and filters
 // travel in one gossip message of 512 bytes, which leaves some 330 bytes for re
-// with the default prefix; the event of a longer one fails.
+// with the default prefix; New refuses a longer one. For a list of names there is
+// WithNodes.
 func WithNode(re string) Option {
 	return func(c *config) error { return compile(&c.filter.node, "WithNode", re) }
 }
@@ -234,6 +310,96 @@ func compile(to **regexp.Regexp, option, re string) error {
 	}
 	*to = compiled
 	return nil
+}
+
+// WithNodes runs only on the nodes of these names, however many: they are put
+// into as few events as it takes, and no node is in two. The order is that of
+// WithConcurrency; a name that is given twice counts once. With WithNode,
+// WithService and WithTag, a node has to pass those as well.
+//
+// All of them are expected. One that is not in Consul's catalog, or not alive, is
+// StateNoResponse at once, with an error that says so; where the catalog may not
+// be read, only after the ack timeout. Where none is alive the run ends with
+// ErrNoTargets.
+func WithNodes(names ...string) Option {
+	return func(c *config) error {
+		if len(names) == 0 {
+			return errors.New("WithNodes(): has no name")
+		}
+		c.names = make([]string, 0, len(names))
+		seen := make(map[string]bool, len(names))
+		for _, name := range names {
+			switch {
+			case name == "":
+				return fmt.Errorf("WithNodes(%q): has an empty name", names)
+			case !utf8.ValidString(name):
+				return fmt.Errorf("WithNodes: name %q is not valid UTF-8", name)
+			case !seen[name]:
+				seen[name] = true
+				c.names = append(c.names, name)
+			}
+		}
+		return nil
+	}
+}
+
+// WithConcurrency runs the command on at most n nodes at once, n >= 1: the next is
+// told as one ends. The order is that of WithNodes, otherwise by name. The default
+// is no limit.
+//
+// It needs to know the nodes, from Consul's catalog or by WithNodes; a run whose
+// token may not read the catalog fails. A node that has been told takes a place
+// until it has exited, is lost, or has not acknowledged within the ack timeout.
+// Of a lost node the command may still run, and one that acknowledges after that
+// timeout runs the command beside the others: WithAckTimeout makes that rarer.
+func WithConcurrency(n int) Option {
+	return func(c *config) error {
+		if n <= 0 {
+			return fmt.Errorf("WithConcurrency(%d): is not positive", n)
+		}
+		c.concurrency = n
+		return nil
+	}
+}
+
+// WithConcurrencyPercent is WithConcurrency with a part of the nodes, from 1 to
+// 100 percent, rounded down to whole nodes, but at least one.
+func WithConcurrencyPercent(percent int) Option {
+	return func(c *config) error {
+		if percent < 1 || percent > 100 {
+			return fmt.Errorf("WithConcurrencyPercent(%d): is not from 1 to 100", percent)
+		}
+		c.percent = percent
+		return nil
+	}
+}
+
+// WithMaxFailures tells no further node once n nodes have failed, n >= 1: exited
+// with another status than 0, lost, or without a response. Those that run go on to
+// their end; those never told are StateSkipped, and Result.Err says why. The
+// default is no limit. It needs to know the nodes, and is of little use without
+// WithConcurrency, as all are told at once then.
+func WithMaxFailures(n int) Option {
+	return func(c *config) error {
+		if n <= 0 {
+			return fmt.Errorf("WithMaxFailures(%d): is not positive", n)
+		}
+		c.maxFailures = n
+		return nil
+	}
+}
+
+// WithTimeout ends the command on each node where it still runs after d.
+func WithTimeout(d time.Duration) Option {
+	return func(c *config) error { return setPositive(&c.timeout, "WithTimeout", d) }
+}
+
+// WithKillOnCancel ends the commands on their nodes when the context ends.
+func WithKillOnCancel() Option {
+	return func(c *config) error {
+		c.killOnCancel = true
+		return nil
+	}
 }
 
 // WithMinNodes makes the run wait until at least n nodes have exited, n >= 0;

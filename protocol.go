@@ -11,6 +11,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/hashicorp/consul/api"
 )
 
 const (
@@ -29,6 +31,15 @@ const (
 	// maxEventPayload is the largest body that PUT /v1/event/fire takes.
 	maxEventPayload = 300
 
+	// maxEventSize is the largest event that gossip takes, filters and all:
+	// Consul leaves Serf's UserEventSizeLimit as it is.
+	maxEventSize = 512
+
+	// Each event carries Serf's Lamport time, the number of events before it:
+	// one byte in a young cluster, five at most.
+	minLamportSize = 1
+	maxLamportSize = 5
+
 	// sessionIDLength is the length of a session's UUID in text.
 	sessionIDLength = 36
 )
@@ -46,6 +57,38 @@ type jobSpec struct {
 type eventPayload struct {
 	Prefix  string
 	Session string
+}
+
+// event makes the event that tells nodes of a session's job.
+func (c *config) event(session string) *api.UserEvent {
+	return &api.UserEvent{
+		Name:          eventName,
+		Payload:       marshal(eventPayload{c.prefix, session}),
+		NodeFilter:    expression(c.filter.node),
+		ServiceFilter: expression(c.filter.service),
+		TagFilter:     expression(c.filter.tag),
+	}
+}
+
+// eventSize is the size of an event in gossip, as agents encode it: MessagePack
+// within MessagePack.
+func eventSize(e *api.UserEvent, lamport int) int {
+	field := func(key string, length int) int {
+		switch {
+		case length == 0:
+			return 0
+		case length < 32:
+			return 1 + len(key) + 1 + length
+		case length < 256:
+			return 1 + len(key) + 2 + length
+		}
+		return 1 + len(key) + 3 + length
+	}
+	inner := len("\x84") + field("ID", sessionIDLength) + field("n", len(e.Name)) + field("p", len(e.Payload)) +
+		field("nf", len(e.NodeFilter)) + field("sf", len(e.ServiceFilter)) + field("tf", len(e.TagFilter)) + len("\xa1v\x01")
+	outer := len("\x03\x84") + len("\xa5LTime") + lamport + len("\xa4Name\xb3consul:event:") + len(e.Name) +
+		len("\xa7Payload\xda\x00\x00") + len("\xa2CC\xc2")
+	return outer + inner
 }
 
 // marshal encodes one of the documents above, neither of which can fail.
@@ -222,23 +265,6 @@ func (f nodeFilter) matchTags(tags []string) bool {
 		}
 	}
 	return false
-}
-
-// String lists the filters that were given, for an error's text.
-func (f nodeFilter) String() string {
-	var given []string
-	for _, part := range []struct {
-		name string
-		re   *regexp.Regexp
-	}{{"node", f.node}, {"service", f.service}, {"tag", f.tag}} {
-		if part.re != nil {
-			given = append(given, fmt.Sprintf("%s %q", part.name, part.re))
-		}
-	}
-	if given == nil {
-		return "any node"
-	}
-	return strings.Join(given, ", ")
 }
 
 // expression returns re's text, as the event carries it: empty for none.

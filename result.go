@@ -27,6 +27,10 @@ const (
 	// StateLost is the state of a node that acknowledged the job and then fell
 	// silent for the lost timeout. Its command may still run.
 	StateLost
+
+	// StateSkipped is the state of a node that was never told: of a run that
+	// WithMaxFailures stopped, or that failed before the node's turn.
+	StateSkipped
 )
 
 // String returns the state in words, such as "no response".
@@ -40,6 +44,8 @@ func (s State) String() string {
 		return "exited"
 	case StateLost:
 		return "lost"
+	case StateSkipped:
+		return "skipped"
 	}
 	return fmt.Sprintf("State(%d)", int(s))
 }

@@ -15,22 +15,29 @@ type state struct {
 	ackTimeout  time.Duration
 	lostTimeout time.Duration
 	capture     int
+	concurrency int // how many nodes may run at once, or 0
+	percent     int // the same in percent, or 0
+	maxFailures int // how many nodes may fail until no other is told, or 0
 
-	nodes     map[string]*node
-	known     bool      // whether the expected nodes are
-	doubt     error     // why it is not certain that the event went out, or nil
-	submitted time.Time // when the event went out
-	news      time.Time // when the last record came, or the event went out
+	nodes   map[string]*node
+	known   bool      // whether the expected nodes are
+	waiting []string  // expected nodes that were not told yet, in their order
+	skipped int       // expected nodes that will not be told for the failures of others
+	doubt   error     // why it is not certain that an event went out, or nil
+	news    time.Time // when the last record came, or an event went out
 
-	pending int // expected nodes that may still acknowledge
+	pending int // nodes that may still acknowledge
 	running int
 	exited  int
+	failed  int // nodes that exited with another status than 0, are lost, or did not respond
 }
 
 // node is what a run knows of one node.
 type node struct {
 	NodeResult
-	pending  bool      // is expected and may still acknowledge
+	told     time.Time // when its event went out, or zero
+	why      error     // why it may not have taken the job, where that is known
+	pending  bool      // was told and may still acknowledge
 	seen     time.Time // its last sign of life
 	critical bool      // its agent has failed, by the word of the others
 }
@@ -42,29 +49,66 @@ func newState(c *config) *state {
 		ackTimeout:  c.ackTimeout,
 		lostTimeout: c.lostTimeout,
 		capture:     c.capture,
+		concurrency: c.concurrency,
+		percent:     c.percent,
+		maxFailures: c.maxFailures,
 		nodes:       make(map[string]*node),
 	}
 }
 
-// expect says which nodes should answer.
+// expect says which nodes should answer, in the order in which to tell them.
 func (s *state) expect(names []string) {
 	s.known = true
+	s.waiting = names
 	for _, name := range names {
-		n := s.add(name)
-		n.pending = true
-		s.pending++
+		s.add(name)
+	}
+	if s.percent > 0 {
+		s.concurrency = max(1, len(names)*s.percent/100)
 	}
 }
 
+// absent says that a node should answer and can't.
+func (s *state) absent(name string, why error) {
+	n := s.add(name)
+	n.State, n.why = StateNoResponse, why
+	s.failed++
+}
+
 func (s *state) add(name string) *node {
-	n := &node{NodeResult: NodeResult{Node: name, ExitCode: -1}}
+	n := &node{NodeResult: NodeResult{Node: name, State: StateSkipped, ExitCode: -1}}
 	s.nodes[name] = n
 	return n
 }
 
-// submit says that the event went out.
-func (s *state) submit(now time.Time) {
-	s.submitted, s.news = now, now
+// next takes the nodes that are to be told now off those that wait. Once too many
+// have failed it drops the rest.
+func (s *state) next() []string {
+	if s.maxFailures > 0 && s.failed >= s.maxFailures {
+		s.skipped += len(s.waiting)
+		s.waiting = nil
+	}
+	n := len(s.waiting)
+	if s.concurrency > 0 {
+		n = min(n, max(0, s.concurrency-s.running-s.pending))
+	}
+	names := s.waiting[:n]
+	s.waiting = s.waiting[n:]
+	return names
+}
+
+// tell says that an event went out at a time, for expected nodes of these names;
+// or, where there is a doubt, that it may not have.
+func (s *state) tell(names []string, at time.Time, doubt error) {
+	s.news = at
+	if doubt != nil {
+		s.doubt = doubt
+	}
+	for _, name := range names {
+		n := s.nodes[name]
+		n.State, n.told, n.why, n.pending = StateNoResponse, at, doubt, true
+		s.pending++
+	}
 }
 
 // ack says that a node took the job. It returns false where that is no news.
@@ -73,12 +117,14 @@ func (s *state) ack(name string, now time.Time) bool {
 	if n == nil {
 		n = s.add(name)
 	}
-	if n.State != StateNoResponse {
+	switch {
+	case n.State != StateNoResponse && n.State != StateSkipped:
 		return false
-	}
-	if n.pending {
+	case n.pending:
 		n.pending = false
 		s.pending--
+	case n.State == StateNoResponse:
+		s.failed-- // it was given up
 	}
 	s.news, n.seen, n.Acked = now, now, now
 	n.State = StateRunning
@@ -110,6 +156,9 @@ func (s *state) exit(name string, code int, now time.Time) bool {
 	n.State, n.ExitCode = StateExited, code
 	s.running--
 	s.exited++
+	if code != 0 {
+		s.failed++
+	}
 	return true
 }
 
@@ -123,6 +172,7 @@ func (s *state) lose(name string, why error) error {
 	n.State = StateLost
 	n.Err = &NodeError{Node: name, State: StateLost, ExitCode: -1, Err: why}
 	s.running--
+	s.failed++
 	return n.Err
 }
 
@@ -164,9 +214,9 @@ func (s *state) pause(outage time.Duration, now time.Time) {
 			*t = now
 		}
 	}
-	shift(&s.submitted)
 	shift(&s.news)
 	for _, n := range s.nodes {
+		shift(&n.told)
 		shift(&n.seen)
 	}
 }
@@ -175,12 +225,12 @@ func (s *state) pause(outage time.Duration, now time.Time) {
 // listing, by name: those that did not acknowledge, which it gives up, and those
 // that run the command.
 func (s *state) overdue(listed time.Time) (noResponse []string, silent []*node) {
-	acksDue := !listed.Before(s.submitted.Add(s.ackTimeout))
 	for name, n := range s.nodes {
 		switch {
-		case n.pending && acksDue:
+		case n.pending && !listed.Before(n.told.Add(s.ackTimeout)):
 			n.pending = false
 			s.pending--
+			s.failed++
 			noResponse = append(noResponse, name)
 		case n.State == StateRunning && !listed.Before(s.due(n)):
 			silent = append(silent, n)
@@ -193,7 +243,7 @@ func (s *state) overdue(listed time.Time) (noResponse []string, silent []*node) 
 
 // done tells whether the run had come to its end at the time of a listing.
 func (s *state) done(listed time.Time) bool {
-	if s.running > 0 || s.pending > 0 {
+	if s.running > 0 || s.pending > 0 || len(s.waiting) > 0 {
 		return false
 	}
 	if s.exited >= s.minNodes && (s.known || s.minNodes > 0) {
@@ -219,17 +269,18 @@ func (s *state) deadline() time.Time {
 		return s.news.Add(s.quiet())
 	}
 	var next time.Time
-	if s.pending > 0 {
-		next = s.submitted.Add(s.ackTimeout)
-	}
-	if s.running > 0 {
-		for _, n := range s.nodes {
-			if n.State != StateRunning {
-				continue
-			}
-			if due := s.due(n); next.IsZero() || due.Before(next) {
-				next = due
-			}
+	for _, n := range s.nodes {
+		var due time.Time
+		switch {
+		case n.pending:
+			due = n.told.Add(s.ackTimeout)
+		case n.State == StateRunning:
+			due = s.due(n)
+		default:
+			continue
+		}
+		if next.IsZero() || due.Before(next) {
+			next = due
 		}
 	}
 	return next
@@ -245,7 +296,7 @@ func (s *state) results() []NodeResult {
 		if n.Err == nil && (n.State != StateExited || n.ExitCode != 0) {
 			err := &NodeError{Node: n.Node, State: n.State, ExitCode: n.ExitCode}
 			if n.State == StateNoResponse {
-				err.Err = s.doubt
+				err.Err = n.why
 			}
 			n.Err = err
 		}

@@ -75,7 +75,7 @@ func TestStateDone(t *testing.T) {
 			if test.expected != nil {
 				s.expect(test.expected)
 			}
-			s.submit(start)
+			s.tell(s.next(), start, nil)
 			for i, step := range test.steps {
 				now := start.Add(time.Duration(step.second) * time.Second)
 				counts := true
@@ -113,7 +113,7 @@ func TestStateOverdue(t *testing.T) {
 	start := time.Now()
 	at := func(second int) time.Time { return start.Add(time.Duration(second) * time.Second) }
 	s.expect([]string{"a", "b", "c", "d"})
-	s.submit(start)
+	s.tell(s.next(), start, nil)
 	s.ack("a", at(1))
 	s.ack("b", at(1))
 	s.output("b", nil, at(3)) // a heartbeat is a sign of life
@@ -159,7 +159,7 @@ func TestStatePause(t *testing.T) {
 	start := time.Now()
 	at := func(second int) time.Time { return start.Add(time.Duration(second) * time.Second) }
 	s.expect([]string{"a", "b"})
-	s.submit(start)
+	s.tell(s.next(), start, nil)
 	s.ack("a", at(1))
 	s.pause(20*time.Second, at(22))
 	if noResponse, silent := s.overdue(at(24)); noResponse != nil || silent != nil {
@@ -178,6 +178,90 @@ func TestStatePause(t *testing.T) {
 	}
 }
 
+// TestStateWindow tells who is told when.
+func TestStateWindow(t *testing.T) {
+	type step struct {
+		what string // "ack", "exit", "fail", "lose" or "silent"; then those who may be told are
+		node string
+		told []string
+	}
+	tests := []struct {
+		name    string
+		options []Option
+		absent  string
+		steps   []step
+		skipped int
+	}{
+		{"no limit", nil, "", []step{{"", "", []string{"c", "a", "d", "b"}}, {"exit", "a", nil}}, 0},
+		{"one at a time", []Option{WithConcurrency(1)}, "", []step{
+			{"", "", []string{"c"}}, {"ack", "c", nil}, {"exit", "c", []string{"a"}}, {"exit", "a", []string{"d"}}, {"exit", "d", []string{"b"}}, {"exit", "b", nil},
+		}, 0},
+		{"two at a time, one slow", []Option{WithConcurrency(2)}, "", []step{
+			{"", "", []string{"c", "a"}}, {"exit", "a", []string{"d"}}, {"exit", "d", []string{"b"}}, {"exit", "b", nil}, {"exit", "c", nil},
+		}, 0},
+		{"any end makes room", []Option{WithConcurrency(1)}, "", []step{
+			{"", "", []string{"c"}}, {"lose", "c", []string{"a"}}, {"silent", "a", []string{"d"}}, {"fail", "d", []string{"b"}},
+		}, 0},
+		{"half of them", []Option{WithConcurrencyPercent(50)}, "", []step{{"", "", []string{"c", "a"}}, {"exit", "c", []string{"d"}}}, 0},
+		{"at least one of them", []Option{WithConcurrencyPercent(1)}, "", []step{{"", "", []string{"c"}}}, 0},
+		{"the first failure", []Option{WithConcurrency(1), WithMaxFailures(1)}, "", []step{
+			{"", "", []string{"c"}}, {"exit", "c", []string{"a"}}, {"fail", "a", nil},
+		}, 2},
+		{"each kind of failure", []Option{WithConcurrency(1), WithMaxFailures(3)}, "", []step{
+			{"", "", []string{"c"}}, {"lose", "c", []string{"a"}}, {"silent", "a", []string{"d"}}, {"fail", "d", nil},
+		}, 1},
+		{"a late answer is no failure", []Option{WithConcurrency(1), WithMaxFailures(2)}, "", []step{
+			{"", "", []string{"c"}}, {"silent", "c", []string{"a"}}, {"ack", "c", nil}, {"fail", "a", nil}, {"exit", "c", []string{"d"}}, {"fail", "d", nil},
+		}, 1},
+		{"an absent node is one", []Option{WithConcurrency(1), WithMaxFailures(2)}, "z", []step{
+			{"", "", []string{"c"}}, {"fail", "c", nil},
+		}, 3},
+		{"and may be enough", []Option{WithMaxFailures(1)}, "z", []step{{"", "", nil}}, 4},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			c, err := newConfig("x", test.options)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := newState(c)
+			now := time.Now()
+			if test.absent != "" {
+				s.absent(test.absent, errors.New("is not alive"))
+			}
+			s.expect([]string{"c", "a", "d", "b"})
+			for i, step := range test.steps {
+				switch step.what {
+				case "ack", "exit", "fail", "lose":
+					s.ack(step.node, now)
+				}
+				switch step.what {
+				case "exit":
+					s.exit(step.node, 0, now)
+				case "fail":
+					s.exit(step.node, 1, now)
+				case "lose":
+					s.lose(step.node, errors.New("gone"))
+				case "silent":
+					now = now.Add(defaultAckTimeout)
+					s.overdue(now)
+				}
+				told := s.next()
+				if !slices.Equal(told, step.told) {
+					t.Fatalf("step %d, %s of %q: told %q, want %q", i, step.what, step.node, told, step.told)
+				}
+				s.tell(told, now, nil)
+			}
+			if s.skipped != test.skipped {
+				t.Errorf("%d skipped, want %d", s.skipped, test.skipped)
+			}
+			if waits := len(s.waiting) > 0; waits && s.done(now) {
+				t.Error("done while some wait")
+			}
+		})
+	}
+}
+
 // TestStateIgnores checks that nothing counts for a node that is not running.
 func TestStateIgnores(t *testing.T) {
 	c, err := newConfig("x", nil)
@@ -186,7 +270,7 @@ func TestStateIgnores(t *testing.T) {
 	}
 	now := time.Now()
 	s := newState(c)
-	s.submit(now)
+	s.tell(s.next(), now, nil)
 	if s.output("a", nil, now) || s.exit("a", 0, now) || s.lose("a", errors.New("gone")) != nil {
 		t.Error("something counts before the ack")
 	}
@@ -227,6 +311,9 @@ func TestResult(t *testing.T) {
 	now := time.Now()
 	s := newState(c)
 	s.expect([]string{"d", "c", "b", "a"})
+	s.tell(s.next(), now, nil)
+	s.absent("g", errors.New("is not alive"))
+	s.expect([]string{"h"})
 	for _, name := range []string{"a", "b", "c", "e", "f"} {
 		s.ack(name, now)
 	}
@@ -240,7 +327,9 @@ func TestResult(t *testing.T) {
 node c: lost: silent for 15s
 node d: no response
 node e: ended by a signal
-node f: running`
+node f: running
+node g: no response: is not alive
+node h: skipped`
 	if got := r.Err(); got == nil || got.Error() != want {
 		t.Errorf("Err() = %v, want %v", got, want)
 	}

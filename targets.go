@@ -2,7 +2,9 @@ package consulexec
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -29,37 +31,65 @@ const (
 // catalog asks Consul which nodes to expect.
 type catalog struct{ *consul }
 
-// targets returns the names of the nodes that are alive and pass the filter, in
-// order. Its error wraps ErrPermissionDenied where the token does not show the
-// whole catalog, so that nobody can tell which nodes will answer.
-func (c catalog) targets(ctx context.Context, filter nodeFilter) ([]string, error) {
-	names, err := c.alive(ctx)
-	if err != nil {
-		return nil, err
-	}
-	names = slices.DeleteFunc(names, func(name string) bool { return !filter.matchNode(name) })
-	if expression(filter.service) != "" && len(names) > 0 {
-		matching, err := c.withService(ctx, filter)
-		if err != nil {
-			return nil, err
-		}
-		names = slices.DeleteFunc(names, func(name string) bool { return !matching[name] })
-	}
-	slices.Sort(names)
-	return names, nil
+// targets are the nodes that should answer a job.
+type targets struct {
+	names  []string // those that can, in the order in which to tell them
+	absent []absence
 }
 
-// alive lists the nodes whose agents take part in gossip. Nodes without the
-// check serfHealth were put into the catalog by other means and have no agent.
-func (c catalog) alive(ctx context.Context) ([]string, error) {
-	var checks []struct{ Node string }
-	meta, err := c.list(ctx, listNodes, needNodes, "/v1/health/state/passing", isSerfHealth, &checks)
+// An absence is a node that should answer and can't.
+type absence struct {
+	name string
+	why  error
+}
+
+// targets finds the nodes that are alive and pass the filter: of those called
+// names, in that order; of all, by name, where names is nil. Its error wraps
+// ErrPermissionDenied where the token does not show the whole catalog, so that
+// nobody can tell which nodes will answer.
+func (c catalog) targets(ctx context.Context, filter nodeFilter, names []string) (found targets, err error) {
+	alive, err := c.agents(ctx)
+	if err != nil {
+		return found, err
+	}
+	named := names != nil
+	if !named {
+		names = slices.Sorted(maps.Keys(alive))
+	}
+	for _, name := range names {
+		up, known := alive[name]
+		switch {
+		case !filter.matchNode(name):
+		case up:
+			found.names = append(found.names, name)
+		case named && known:
+			found.absent = append(found.absent, absence{name, errors.New("is not alive: serfHealth is critical")})
+		case named:
+			found.absent = append(found.absent, absence{name, fmt.Errorf("the catalog%s has no such agent", c.in())})
+		}
+	}
+	if expression(filter.service) != "" && len(found.names) > 0 {
+		matching, err := c.withService(ctx, filter)
+		if err != nil {
+			return found, err
+		}
+		found.names = slices.DeleteFunc(found.names, func(name string) bool { return !matching[name] })
+	}
+	return found, nil
+}
+
+// agents lists the nodes that have an agent, and whether it is alive: whether it
+// takes part in gossip, by the word of the others. Nodes without the check
+// serfHealth were put into the catalog by other means and have no agent.
+func (c catalog) agents(ctx context.Context) (alive map[string]bool, err error) {
+	var checks []struct{ Node, Status string }
+	meta, err := c.list(ctx, listNodes, needNodes, "/v1/health/state/any", isSerfHealth, &checks)
 	if err != nil {
 		return nil, err
 	}
-	// At least one server answers, so that a catalog without any node alive is
-	// one that the token may not read. Where Consul says that it left something
-	// out, that may have been checks of services, which don't matter here.
+	// At least one server answers, so that a catalog without any node is one that
+	// the token may not read. Where Consul says that it left something out, that
+	// may have been checks of services, which don't matter here.
 	if len(checks) == 0 {
 		return nil, c.hidden(listNodes, needNodes)
 	}
@@ -73,11 +103,11 @@ func (c catalog) alive(ctx context.Context) ([]string, error) {
 			return nil, c.hidden(listNodes, needNodes)
 		}
 	}
-	names := make([]string, len(checks))
-	for i, check := range checks {
-		names[i] = check.Node
+	alive = make(map[string]bool, len(checks))
+	for _, check := range checks {
+		alive[check.Node] = check.Status == api.HealthPassing
 	}
-	return names, nil
+	return alive, nil
 }
 
 // withService returns the nodes that have a service that passes the filter.
