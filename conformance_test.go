@@ -2,8 +2,11 @@ package consulexec_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -68,6 +71,10 @@ func conform(t *testing.T, client *api.Client) {
 		{"ExitCodes", conformExitCodes},
 		{"Heartbeats", conformHeartbeats},
 		{"Filters", conformFilters},
+		{"LongFilter", conformLongFilter},
+		{"Names", conformNames},
+		{"Concurrency", conformConcurrency},
+		{"MaxFailures", conformMaxFailures},
 		{"ExecDisabled", conformExecDisabled},
 		{"Datacenters", conformDatacenters},
 		{"MinNodes", conformMinNodes},
@@ -77,6 +84,10 @@ func conform(t *testing.T, client *api.Client) {
 		{"Panic", conformPanic},
 		{"Prefix", conformPrefix},
 		{"SessionLost", conformSessionLost},
+		{"OnLine", conformOnLine},
+		{"Events", conformEvents},
+		{"Groups", conformGroups},
+		{"RunDatacenters", conformRunDatacenters},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -251,6 +262,120 @@ func conformFilters(t *testing.T, client *api.Client) {
 				t.Errorf("ran on %q, want %q", got, test.want)
 			}
 		})
+	}
+}
+
+// conformLongFilter checks that New takes what gossip does. In clusters where much
+// has happened an event is up to four bytes longer; some leeway is for that.
+func conformLongFilter(t *testing.T, client *api.Client) {
+	long := func(length int) consulexec.Option {
+		return consulexec.WithNode("^(web-2|" + strings.Repeat("x", length-len("^(web-2|)$")) + ")$")
+	}
+	limit := 400
+	for ; limit > 0; limit-- {
+		if _, err := consulexec.New("x", consulexec.WithClient(client), long(limit)); err == nil {
+			break
+		}
+	}
+	if limit < 300 {
+		t.Fatalf("New takes filters of %d bytes", limit)
+	}
+	_, result, err := execute(t, client, "true", long(limit-2))
+	if got, want := states(result), "web-2: exit 0"; err != nil || got != want {
+		t.Errorf("%d bytes: error %v, states %s", limit-2, err, got)
+	}
+	q := "?node=" + strings.Repeat("x", limit+1)
+	body := fmt.Sprintf(`{"Prefix":"_rexec","Session":"%036d"}`, 0)
+	if _, err := client.Raw().Write("/v1/event/fire/_rexec"+q, json.RawMessage(body), nil, nil); err == nil {
+		t.Errorf("Consul takes %d bytes, and New does not", limit+1)
+	}
+}
+
+func conformNames(t *testing.T, client *api.Client) {
+	rec, result, err := execute(t, client, "true", consulexec.WithNodes("web-2", "web.1", "db-1", "web-2"), consulexec.WithAckTimeout(time.Minute))
+	if got, want := states(result), "db-1: exit 0, web-2: exit 0, web.1: no response"; err != nil || got != want {
+		t.Errorf("error %v, states %s, want %s", err, got, want)
+	}
+	if n, _ := result.Node("web.1"); n.Err == nil || !strings.Contains(n.Err.Error(), "the catalog has no such agent") {
+		t.Errorf("web.1: %v", n.Err)
+	}
+	if took := result.Nodes[0].Acked.Sub(rec.start); took > 30*time.Second {
+		t.Errorf("took %v: the ack timeout was waited for", took)
+	}
+	if rec.calls[1] != "no-response web.1" {
+		t.Errorf("calls %v", rec.calls)
+	}
+
+	_, result, err = execute(t, client, "true", consulexec.WithNodes("web-1", "web-2", "db-1"), consulexec.WithNode("^web"), consulexec.WithService("."), consulexec.WithTag("green"))
+	if got, want := states(result), "web-2: exit 0"; err != nil || got != want {
+		t.Errorf("with filters: error %v, states %s, want %s", err, got, want)
+	}
+	_, result, err = execute(t, client, "true", consulexec.WithNodes("web", "web-"))
+	if got, want := states(result), "web: no response, web-: no response"; !errors.Is(err, consulexec.ErrNoTargets) || got != want {
+		t.Errorf("nobody: error %v, states %s", err, got)
+	}
+	_, result, err = execute(t, client, "true", consulexec.WithNodes("web-1", "nobody"), consulexec.WithoutDiscovery(), consulexec.WithAckTimeout(time.Second))
+	if got, want := states(result), "nobody: no response, web-1: exit 0"; err != nil || got != want {
+		t.Errorf("without the catalog: error %v, states %s, want %s", err, got, want)
+	}
+}
+
+// busy is a command that says in a file when it begins and ends on each node.
+func busy(t *testing.T) (command string, most func() int) {
+	file := filepath.Join(t.TempDir(), "marks")
+	return fmt.Sprintf("echo begin >>%[1]s; sleep 0.4; echo end >>%[1]s", file), func() int {
+		marks, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		running, most := 0, 0
+		for mark := range strings.FieldsSeq(string(marks)) {
+			if mark == "begin" {
+				running++
+			} else {
+				running--
+			}
+			most = max(most, running)
+		}
+		return most
+	}
+}
+
+func conformConcurrency(t *testing.T, client *api.Client) {
+	for n, options := range map[int][]consulexec.Option{
+		1: {consulexec.WithConcurrency(1), answering},
+		2: {consulexec.WithConcurrencyPercent(70), answering},
+		3: {consulexec.WithConcurrency(3), consulexec.WithNodes("web-2", "web-1", "db-1")},
+	} {
+		command, most := busy(t)
+		rec, result, err := execute(t, client, command, options...)
+		if got, want := states(result), "db-1: exit 0, web-1: exit 0, web-2: exit 0"; err != nil || result.Err() != nil || got != want {
+			t.Errorf("%d at once: error %v, states %s", n, err, got)
+		}
+		if got := most(); got != n {
+			t.Errorf("%d nodes ran it at once, want %d", got, n)
+		}
+		if n == 1 && !slices.IsSorted(rec.acks()) {
+			t.Errorf("order %v is not by name", rec.acks())
+		}
+	}
+	rec, _, err := execute(t, client, "true", consulexec.WithConcurrency(1), consulexec.WithNodes("web-2", "db-1", "web-1"))
+	if got, want := rec.acks(), []string{"web-2", "db-1", "web-1"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("error %v, order %v, want %v", err, got, want)
+	}
+}
+
+func conformMaxFailures(t *testing.T, client *api.Client) {
+	_, result, err := execute(t, client, "exit 3", consulexec.WithConcurrency(1), consulexec.WithMaxFailures(2), consulexec.WithNodes("web-2", "db-1", "web-1"))
+	if got, want := states(result), "db-1: exit 3, web-1: skipped, web-2: exit 3"; err != nil || got != want {
+		t.Errorf("error %v, states %s, want %s", err, got, want)
+	}
+	if err := result.Err(); err == nil || !strings.Contains(err.Error(), "2 nodes failed, and 1 were not told: WithMaxFailures(2)") {
+		t.Errorf("result %v", err)
+	}
+	rec, result, err := execute(t, client, "true", consulexec.WithMaxFailures(1), consulexec.WithNodes("web-2", "nobody"))
+	if got, want := states(result), "nobody: no response, web-2: skipped"; err != nil || result.Err() == nil || got != want {
+		t.Errorf("an absent node: error %v, states %s, want %s; calls %v", err, got, want, rec.calls)
 	}
 }
 

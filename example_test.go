@@ -140,5 +140,5 @@ func ExampleWithService() {
 	fmt.Println(err)
 	// Output:
 	// true
-	// consulexec: no matching node is alive (service "nginx", tag "^v2$")
+	// consulexec: no matching node is alive (WithService("nginx"), WithTag("^v2$"))
 }

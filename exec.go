@@ -320,11 +320,7 @@ func (r *run) submit() error {
 	if r.byName() {
 		return r.advance()
 	}
-	doubt, err := r.fire(r.event(r.session.id))
-	if err == nil {
-		r.state.tell(r.state.next(), time.Now(), doubt)
-	}
-	return err
+	return r.tell(r.event(r.session.id), r.state.next(), 0)
 }
 
 // advance tells the nodes whose turn it is, by their names, in as few events as
@@ -337,32 +333,35 @@ func (r *run) advance() error {
 	})
 	for i, names := range groups {
 		e.NodeFilter = only(names)
-		doubt, err := r.fire(e)
-		if err != nil {
+		if err := r.tell(e, names, time.Duration(i)*eventPace); err != nil {
 			return err
 		}
-		r.state.tell(names, time.Now().Add(time.Duration(i)*eventPace), doubt)
 	}
 	return nil
 }
 
-// fire sends an event. It is repeated only when it certainly did not go out; where
-// that is not certain there is a doubt, and the nodes will show it.
-func (r *run) fire(event *api.UserEvent) (doubt, err error) {
+// tell fires the event for nodes of these names, which gossip carries after a
+// delay. It is repeated only when it certainly did not go out; where that is not
+// certain, the nodes will show it.
+func (r *run) tell(event *api.UserEvent, names []string, delay time.Duration) error {
 	op := operation{doing: "fire event " + event.Name, need: fmt.Sprintf("event:write on %q", event.Name)}
-	err = r.consul.retry(r.ctx, op, didNothing, func(ctx context.Context) (err error) {
+	err := r.consul.retry(r.ctx, op, didNothing, func(ctx context.Context) (err error) {
 		event.ID, _, err = r.client.Event().Fire(event, r.consul.write(ctx))
 		return err
 	})
-	switch {
-	case err == nil:
-		r.log.Debug("event fired", "event", event.ID, "node", event.NodeFilter)
-		return nil, nil
-	case r.ctx.Err() != nil || !canPass(err) || didNothing(err):
-		return nil, err
+	if err != nil && (!canPass(err) || didNothing(err)) {
+		return err
 	}
-	r.log.Warn("the event may not have gone out", "error", err)
-	return err, nil
+	r.state.tell(names, time.Now().Add(delay), err)
+	if r.ctx.Err() != nil {
+		return err
+	}
+	if err != nil {
+		r.log.Warn("the event may not have gone out", "error", err)
+	} else {
+		r.log.Debug("event fired", "event", event.ID, "node", event.NodeFilter)
+	}
+	return nil
 }
 
 // follow reports what the nodes do until the run is done. When something is due
@@ -555,7 +554,7 @@ func (r *run) deleteKeys(ctx context.Context) error {
 
 // result sums the run up.
 func (r *run) result(err error) *Result {
-	result := &Result{Nodes: r.state.results(), DiscoveryErr: r.discoveryErr, err: err}
+	result := &Result{Datacenter: r.consul.datacenter, Nodes: r.state.results(), DiscoveryErr: r.discoveryErr, err: err}
 	if r.session != nil {
 		result.Session = r.session.id
 	}

@@ -57,6 +57,10 @@ type Result struct {
 	// not get one. The job and its results stood under <prefix>/<Session>/.
 	Session string
 
+	// Datacenter is the one that WithDatacenter or the configuration names, and
+	// empty where neither does: the agent's own.
+	Datacenter string
+
 	// Nodes has every node that was expected or that acknowledged the job,
 	// sorted by name.
 	Nodes []NodeResult

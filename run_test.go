@@ -54,6 +54,8 @@ func lingering() string {
 type recorder struct {
 	t *testing.T
 
+	start time.Time
+
 	mu        sync.Mutex // guards the rest, although only one goroutine should come
 	goroutine string
 	closed    bool
@@ -65,6 +67,7 @@ type recorder struct {
 
 // options returns the options that record.
 func (r *recorder) options() []consulexec.Option {
+	r.start = time.Now()
 	r.output = make(map[string][]byte)
 	return []consulexec.Option{
 		consulexec.OnSubmit(func() { r.call("submit", "") }),
@@ -127,6 +130,17 @@ func (r *recorder) count(what string) int {
 		}
 	}
 	return n
+}
+
+// acks returns the nodes in the order of their acks.
+func (r *recorder) acks() []string {
+	var nodes []string
+	for _, call := range r.calls {
+		if node, ok := strings.CutPrefix(call, "ack "); ok {
+			nodes = append(nodes, node)
+		}
+	}
+	return nodes
 }
 
 // check looks at the order of the calls, once the run has ended with err.
@@ -205,7 +219,8 @@ func checkResult(t *testing.T, rec *recorder, result *consulexec.Result) {
 		if !bytes.Equal(n.Output, rec.output[n.Node]) || n.OutputBytes != int64(len(n.Output)) {
 			t.Errorf("node %s: %d bytes captured, %d counted, %d called", n.Node, len(n.Output), n.OutputBytes, len(rec.output[n.Node]))
 		}
-		if n.Acked.IsZero() != (n.State == consulexec.StateNoResponse) || n.Exited.IsZero() != (n.State != consulexec.StateExited) {
+		unseen := n.State == consulexec.StateNoResponse || n.State == consulexec.StateSkipped
+		if n.Acked.IsZero() != unseen || n.Exited.IsZero() != (n.State != consulexec.StateExited) {
 			t.Errorf("node %s is %v, but acked %v and exited %v", n.Node, n.State, n.Acked, n.Exited)
 		}
 		call := map[consulexec.State]string{

@@ -146,6 +146,17 @@ func (s *soaking) options() []consulexec.Option {
 	if s.one(5) {
 		options = append(options, consulexec.WithMinNodes(s.IntN(8)))
 	}
+	if s.one(3) {
+		names := append([]string{"nobody"}, s.names...)
+		s.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+		options = append(options, consulexec.WithNodes(names[:1+s.IntN(len(names))]...))
+		if s.one(2) {
+			options = append(options, consulexec.WithConcurrency(1+s.IntN(4)))
+		}
+		if s.one(2) {
+			options = append(options, consulexec.WithMaxFailures(1+s.IntN(3)))
+		}
+	}
 	return options
 }
 
@@ -256,6 +267,12 @@ func (s *soaking) check(t *testing.T, srv *exectest.Server, result *consulexec.R
 			t.Error("a stranger is among the nodes")
 			continue
 		}
+		if n.Node == "nobody" {
+			if n.State != consulexec.StateNoResponse && n.State != consulexec.StateSkipped {
+				t.Errorf("nobody is %v", n.State)
+			}
+			continue
+		}
 		executions := srv.Executions(n.Node)
 		truth := s.truth[n.Node]
 		switch {
@@ -272,7 +289,10 @@ func (s *soaking) check(t *testing.T, srv *exectest.Server, result *consulexec.R
 		case truth.output.String() != string(n.Output) && !s.deletes.Load():
 			t.Errorf("%s: %d bytes of output of %d", n.Node, len(n.Output), truth.output.Len())
 		}
-		if n.State != consulexec.StateNoResponse && executions == 0 {
+		if n.State == consulexec.StateSkipped && executions > 0 {
+			t.Errorf("%s is skipped, but ran", n.Node)
+		}
+		if n.State != consulexec.StateNoResponse && n.State != consulexec.StateSkipped && executions == 0 {
 			t.Errorf("%s is %v, but did not run", n.Node, n.State)
 		}
 	}
