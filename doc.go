@@ -29,11 +29,16 @@
 // with [WithoutDiscovery], nobody is expected, and silence ends the run;
 // [Result.DiscoveryErr] says so.
 //
+// [WithNodes] addresses nodes by name, however many. With [WithConcurrency] the
+// nodes are told one after another, the next as one ends, and [WithMaxFailures]
+// stops that: a rolling run. [RunDatacenters] makes a run in each of several
+// datacenters.
+//
 // However a run ends, its session is destroyed and its keys are deleted before
 // the last callback. Where that fails, or this process dies, the session's TTL
 // does it, within 30 seconds.
 //
-// # Callbacks
+// # Callbacks and events
 //
 // Callbacks are called one at a time, on one goroutine: the one that called
 // [Exec.Run], or one that [Exec.Start] started. For each node the order is ack,
@@ -41,7 +46,8 @@
 // exactly one of [OnDone] and [OnError] last, and none after [Exec.Wait] has
 // returned. A callback that takes its time slows the reading of what the nodes
 // report, and nothing else: the session stays alive. A callback that panics ends
-// the run; session and keys are removed before the panic goes on.
+// the run; session and keys are removed before the panic goes on. [Exec.Events] is
+// the same run as a range loop.
 //
 // # Errors
 //
@@ -64,7 +70,13 @@
 // # What Consul's agents do not do
 //
 // An agent never ends a command: when the run ends before the command does, as
-// when its context is cancelled, the command runs on, unseen.
+// when its context is cancelled, the command runs on, unseen. [WithTimeout] and
+// [WithKillOnCancel] end it: with them the command runs by way of a small shell
+// program that can.
+//
+// Gossip, which carries the event, may miss a node: each agent passes it on a few
+// times only, to others picked at random. Anti-entropy brings it to that node
+// within 30 seconds; [WithAckTimeout] says for how long the run waits for that.
 //
 // # What a cluster must allow
 //

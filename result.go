@@ -14,7 +14,8 @@ type State int
 const (
 	// StateNoResponse is the state of an expected node that has not
 	// acknowledged the job: it may be down, have remote exec disabled (Consul's
-	// default since 0.8), or lack the ACL rule key:write on the prefix.
+	// default since 0.8), or lack the ACL rule key:write on the prefix. NodeResult.Err
+	// says more where more is known.
 	StateNoResponse State = iota
 
 	// StateRunning is the state of a node that acknowledged the job and had not
@@ -66,10 +67,10 @@ type Result struct {
 	Nodes []NodeResult
 
 	// DiscoveryErr is nil where Consul's catalog told which nodes to expect, so
-	// that the end of the run was exact. Otherwise it says why nobody was
-	// expected and the run ended by silence: ErrDiscoveryOff, or
-	// ErrPermissionDenied where the token may not read the whole catalog. A node
-	// that never answered is then unknown.
+	// that the end of the run was exact. Otherwise it says why not: ErrDiscoveryOff,
+	// or ErrPermissionDenied where the token may not read the whole catalog. Nobody
+	// was expected then but the nodes of WithNodes; without these the run ended by
+	// silence, and a node that never answered is unknown.
 	DiscoveryErr error
 
 	err error // why the run does not count as a success, besides its nodes
