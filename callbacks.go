@@ -8,6 +8,7 @@ type callbacks struct {
 	submit     func()
 	ack        func(node string)
 	output     func(node string, output []byte)
+	line       func(node, line string) // nil where nobody wants lines
 	heartbeat  func(node string)
 	exit       func(node string, code int)
 	lost       func(node string, err error)
@@ -30,6 +31,21 @@ func noCallbacks() callbacks {
 		done:       func() {},
 		fail:       func(error) {},
 	}
+}
+
+// by returns callbacks that have call make each call of c's, on whatever goroutine.
+func (c callbacks) by(call func(func())) callbacks {
+	given := c
+	c.submit = func() { call(given.submit) }
+	c.ack = func(node string) { call(func() { given.ack(node) }) }
+	c.output = func(node string, output []byte) { call(func() { given.output(node, output) }) }
+	c.heartbeat = func(node string) { call(func() { given.heartbeat(node) }) }
+	c.exit = func(node string, code int) { call(func() { given.exit(node, code) }) }
+	c.lost = func(node string, err error) { call(func() { given.lost(node, err) }) }
+	c.noResponse = func(node string) { call(func() { given.noResponse(node) }) }
+	c.done = func() { call(given.done) }
+	c.fail = func(err error) { call(func() { given.fail(err) }) }
+	return c
 }
 
 // OnSubmit calls fn when the event is on its way to the nodes, before any other

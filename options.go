@@ -87,6 +87,7 @@ func newConfig(command string, options []Option) (*config, error) {
 			errs = append(errs, err)
 		}
 	}
+	c.callbacks.cutLines()
 	errs = append(errs, c.checkCommand(), c.checkTogether(), c.checkEvent(), c.connect())
 	for i, err := range errs {
 		if err != nil {
