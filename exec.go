@@ -79,7 +79,7 @@ func (e *Exec) Run(ctx context.Context) (*Result, error) {
 //
 // When ctx ends, the run does: its session and keys are removed, and the error
 // wraps the context's. The commands that run on nodes go on, as Consul's agents
-// never end them.
+// never end them, unless WithKillOnCancel says otherwise.
 func (e *Exec) Start(ctx context.Context) error {
 	if err := e.begin(ctx); err != nil {
 		return err
@@ -127,6 +127,9 @@ func (e *Exec) run(ctx context.Context) {
 		e.result = r.result(e.err)
 		close(e.done)
 	}()
+	if r.transport != nil {
+		defer r.transport.CloseIdleConnections()
+	}
 	defer r.cleanUp(cleanUpTimeout)
 
 	err := r.main()
@@ -134,6 +137,11 @@ func (e *Exec) run(ctx context.Context) {
 		r.cleanUp(cleanUpTimeout)
 	} else {
 		r.cleanUp(sessionLife) // Consul may falter at this moment too
+	}
+	if r.killOnCancel && err != nil && ctx.Err() != nil {
+		if running := r.endCommands(); running != nil {
+			err = fmt.Errorf("%w; commands may still run: %w", err, running)
+		}
 	}
 	if err != nil {
 		err = fmt.Errorf("consulexec: %w", err)
@@ -280,9 +288,13 @@ func (r *run) openSession() error {
 
 // writeJob writes what the agents are to read.
 func (r *run) writeJob() error {
+	spec := jobSpec{Command: r.command, Args: r.args, Script: r.script, Wait: r.wait}
+	if r.timeout > 0 || r.killOnCancel {
+		spec = wrap(spec, r.id, r.timeout)
+	}
 	job := &api.KVPair{
 		Key:     r.base() + jobKey{kind: keyJob}.path(),
-		Value:   marshal(jobSpec{Command: r.command, Args: r.args, Script: r.script, Wait: r.wait}),
+		Value:   marshal(spec),
 		Session: r.session.id,
 	}
 	op := operation{doing: "write job to " + job.Key, need: "key:write on " + r.base()}
@@ -515,9 +527,6 @@ func (r *run) cleanUp(timeout time.Duration) {
 	r.cleaned = true
 	r.stop(nil)
 	r.tasks.Wait()
-	if r.transport != nil {
-		defer r.transport.CloseIdleConnections()
-	}
 	grace, end := withGrace(r.caller, cleanUpTimeout)
 	defer end()
 	ctx, cancel := context.WithTimeout(grace, timeout)
