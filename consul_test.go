@@ -570,7 +570,7 @@ func TestACL(t *testing.T) {
 				t.Errorf("error %v", err)
 			}
 			for _, n := range result.Nodes {
-				if n.State != consulexec.StateNoResponse {
+				if n.State != consulexec.StateSkipped {
 					t.Errorf("%s is %v", n.Node, n.State)
 				}
 			}

@@ -265,8 +265,11 @@ func (r *run) endCommands() error {
 	}
 	errs := []error{err}
 	for _, name := range took {
+		n := r.state.nodes[name]
 		if why := notEnded(result, name); why != nil {
-			errs = append(errs, &NodeError{Node: name, State: r.state.nodes[name].State, ExitCode: -1, Err: why})
+			errs = append(errs, &NodeError{Node: name, State: n.State, ExitCode: -1, Err: why})
+		} else if n.State == StateRunning {
+			n.State = StateKilled
 		}
 	}
 	return errors.Join(errs...)

@@ -2,6 +2,7 @@ package consulexec
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -167,8 +168,9 @@ func because(err, why error) error {
 // was not reached or did not answer, is overloaded, or has no leader.
 func canPass(err error) bool {
 	var status api.StatusError
+	var certificate *tls.CertificateVerificationError
 	switch {
-	case errors.Is(err, ErrPermissionDenied), errors.Is(err, ErrSessionLost):
+	case errors.Is(err, ErrPermissionDenied), errors.Is(err, ErrSessionLost), errors.As(err, &certificate):
 		return false
 	case !errors.As(err, &status):
 		return true // the connection: refused, reset, cut short, silent

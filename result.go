@@ -32,6 +32,10 @@ const (
 	// StateSkipped is the state of a node that was never told: of a run that
 	// WithMaxFailures stopped, or that failed before the node's turn.
 	StateSkipped
+
+	// StateKilled is the state of a node whose command still ran when the context
+	// ended, and was ended then: see WithKillOnCancel. Its status is not known.
+	StateKilled
 )
 
 // String returns the state in words, such as "no response".
@@ -47,6 +51,8 @@ func (s State) String() string {
 		return "lost"
 	case StateSkipped:
 		return "skipped"
+	case StateKilled:
+		return "killed"
 	}
 	return fmt.Sprintf("State(%d)", int(s))
 }

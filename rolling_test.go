@@ -221,14 +221,17 @@ func TestRollingOnNine(t *testing.T) {
 	}
 	cluster := devcluster.Start(t, devcluster.Config{Nodes: devcluster.Nodes(1, 8)})
 	command, most := busy(t)
-	// In a cluster of this size gossip misses a node in some hundred events, which
-	// anti-entropy then reaches.
-	patient := consulexec.WithAckTimeout(45 * time.Second)
-	_, result, err := execute(t, cluster.Client("server-1"), command, consulexec.WithConcurrency(2), patient)
+	// In a cluster of this size gossip misses a node in every tenth event. Anti-entropy
+	// reaches it, in a young cluster up to a minute later.
+	patient := consulexec.WithAckTimeout(75 * time.Second)
+	rec, result, err := execute(t, cluster.Client("server-1"), command, consulexec.WithConcurrency(2), patient)
 	if err != nil || result.Err() != nil || len(result.Nodes) != 9 {
 		t.Errorf("error %v, result %v, %d nodes", err, result.Err(), len(result.Nodes))
 	}
-	if got := most(); got != 2 {
+	missed := slices.ContainsFunc(result.Nodes, func(n consulexec.NodeResult) bool {
+		return n.Acked.Sub(rec.start) > 15*time.Second
+	})
+	if got := most(); got > 2 || got < 2 && !missed {
 		t.Errorf("%d nodes ran it at once", got)
 	}
 	_, result, err = execute(t, cluster.Client("client-1"), "exit 7", consulexec.WithConcurrency(2), consulexec.WithMaxFailures(3), patient)

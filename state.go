@@ -127,7 +127,7 @@ func (s *state) ack(name string, now time.Time) bool {
 		s.failed-- // it was given up
 	}
 	s.news, n.seen, n.Acked = now, now, now
-	n.State = StateRunning
+	n.State, n.why = StateRunning, nil
 	s.running++
 	return true
 }
@@ -294,11 +294,7 @@ func (s *state) results() []NodeResult {
 	results := make([]NodeResult, 0, len(s.nodes))
 	for _, n := range s.nodes {
 		if n.Err == nil && (n.State != StateExited || n.ExitCode != 0) {
-			err := &NodeError{Node: n.Node, State: n.State, ExitCode: n.ExitCode}
-			if n.State == StateNoResponse {
-				err.Err = n.why
-			}
-			n.Err = err
+			n.Err = &NodeError{Node: n.Node, State: n.State, ExitCode: n.ExitCode, Err: n.why}
 		}
 		results = append(results, n.NodeResult)
 	}

@@ -89,6 +89,10 @@ type Job struct {
 	Prefix  string
 	Session string
 
+	// What the agent is to run: one of these three, as Consul has it. Where the run has consulexec.WithTimeout or
+	// consulexec.WithKillOnCancel it is not the command itself, but the shell program that can end it, with the command
+	// among its Args or at the end of its Script; and when a run WithKillOnCancel is cancelled, the handler is called for
+	// the job that ends the command, too.
 	Command string
 	Args    []string
 	Script  []byte

@@ -115,20 +115,26 @@ func TestCommitted(t *testing.T) {
 	check(t, svg, outcome...)
 }
 
-// TestPicture makes it.
+// TestPicture makes it. In a cluster of that size gossip misses a node now and then:
+// that is a true picture, but another one.
 func TestPicture(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts a cluster")
 	}
-	output := filepath.Join(t.TempDir(), "run.svg")
-	if err := picture(t.Context(), "../..", output); err != nil {
-		t.Fatal(err)
+	for tries := 1; ; tries++ {
+		output := filepath.Join(t.TempDir(), "run.svg")
+		if err := picture(t.Context(), "../..", output); err != nil {
+			t.Fatal(err)
+		}
+		svg, err := os.ReadFile(output)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tries == 3 || strings.Contains(string(svg), "4 / 4 node(s)") {
+			check(t, svg, outcome...)
+			return
+		}
 	}
-	svg, err := os.ReadFile(output)
-	if err != nil {
-		t.Fatal(err)
-	}
-	check(t, svg, outcome...)
 }
 
 // recorded is what a terminal of 20 by 5 shows of output that comes 100

@@ -1,0 +1,330 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/fatih/color"
+
+	"github.com/consulexec/consulexec"
+)
+
+// A format is a way to tell of a run.
+type format interface {
+	event(consulexec.Event)
+	end(outcome)
+}
+
+// An outcome is what a run came to.
+type outcome struct {
+	result *consulexec.Result
+	err    error // why the job failed, or nil
+	tally  tally
+}
+
+// status is the exit status of the program.
+func (o outcome) status() int {
+	if o.err != nil {
+		return 1
+	}
+	for _, n := range o.result.Nodes {
+		if n.State == consulexec.StateLost || n.State == consulexec.StateNoResponse {
+			return 3
+		}
+	}
+	if o.result.Err() != nil {
+		return 2
+	}
+	return 0
+}
+
+// word says what became of a node, in words of the JSON schema.
+func word(s consulexec.State) string { return strings.ReplaceAll(s.String(), " ", "_") }
+
+// sentence says the same for people.
+func sentence(s consulexec.State, code int) string {
+	switch s {
+	case consulexec.StateExited:
+		return fmt.Sprintf("finished with exit code %d", code)
+	case consulexec.StateRunning:
+		return "still running"
+	}
+	return s.String()
+}
+
+// completed is the last line of text.
+func (o outcome) completed() string {
+	if o.err != nil && o.tally.acked == 0 && !errors.Is(o.err, consulexec.ErrNoTargets) {
+		return ""
+	}
+	return fmt.Sprintf("%d / %d node(s) completed / acknowledged\n", o.tally.exited, o.tally.acked)
+}
+
+var (
+	good  = color.New(color.FgGreen)
+	bad   = color.New(color.FgRed)
+	doubt = color.New(color.FgYellow)
+	quiet = color.New(color.Faint)
+	named = color.New(color.FgCyan)
+)
+
+// verdict is the colour of what became of a node.
+func verdict(state consulexec.State, code int) *color.Color {
+	switch {
+	case state != consulexec.StateExited:
+		return doubt
+	case code != 0:
+		return bad
+	}
+	return good
+}
+
+// textFormat is the output of consul exec, and on standard error what that doesn't
+// tell.
+type textFormat struct {
+	screen  *screen
+	verbose bool
+}
+
+func (f textFormat) event(event consulexec.Event) {
+	node := "==> " + event.Node + ": "
+	switch event.Type {
+	case consulexec.EventAck:
+		f.detail(node + "acknowledged")
+	case consulexec.EventHeartbeat:
+		f.detail(node + "heartbeat received")
+	case consulexec.EventOutput:
+		f.screen.out(prefixed(event.Node, string(event.Output)))
+	case consulexec.EventExit:
+		line := fmt.Sprintf("%sfinished with exit code %d", node, event.ExitCode)
+		f.screen.out(verdict(consulexec.StateExited, event.ExitCode).Sprint(line) + "\n")
+	case consulexec.EventLost:
+		f.screen.err(doubt.Sprint(node + "lost" + reason(event.Err)))
+	}
+}
+
+func (f textFormat) detail(line string) {
+	if f.verbose {
+		f.screen.out(quiet.Sprint(line) + "\n")
+	}
+}
+
+// prefixed puts the node's name before each line of a piece of output. Where the
+// piece ends with a newline, consul exec has the name once more.
+func prefixed(node, output string) string {
+	name := named.Sprintf("    %s:", node) + " "
+	return strings.TrimRightFunc(name+strings.ReplaceAll(output, "\n", "\n"+name), unicode.IsSpace) + "\n"
+}
+
+func (f textFormat) end(o outcome) {
+	o.unfinished(f.screen)
+	f.screen.out(o.completed())
+	if f.verbose {
+		f.screen.out(fmt.Sprintf("Completed in %.2f seconds\n", time.Since(o.tally.began).Seconds()))
+	}
+}
+
+// unfinished says on standard error which nodes still run, were silent or were not
+// told, and why.
+func (o outcome) unfinished(s *screen) {
+	var order []string
+	nodes := make(map[string][]string)
+	for _, n := range o.result.Nodes {
+		if n.State == consulexec.StateExited || n.State == consulexec.StateLost {
+			continue
+		}
+		text := sentence(n.State, n.ExitCode) + reason(n.Err)
+		if nodes[text] == nil {
+			order = append(order, text)
+		}
+		nodes[text] = append(nodes[text], n.Node)
+	}
+	for _, text := range order {
+		s.err(doubt.Sprintf("==> %s: %s", fold(nodes[text]), text))
+	}
+}
+
+// reason is what the error of a node adds to its state.
+func reason(err error) string {
+	var node *consulexec.NodeError
+	if !errors.As(err, &node) || node.Err == nil {
+		return ""
+	}
+	return ": " + node.Err.Error()
+}
+
+// maxGrouped is how many bytes of a node's output groupFormat has at most.
+const maxGrouped = 1 << 20
+
+// groupFormat prints each output once, below the nodes that it came from.
+type groupFormat struct{ screen *screen }
+
+func (f groupFormat) event(consulexec.Event) {}
+
+func (f groupFormat) end(o outcome) {
+	for _, g := range o.result.Groups() {
+		var text strings.Builder
+		line := fmt.Sprintf("==> %s (%d): %s", fold(g.Nodes), len(g.Nodes), sentence(g.State, g.ExitCode))
+		text.WriteString(verdict(g.State, g.ExitCode).Sprint(line) + "\n")
+		for output := range bytes.Lines(g.Output) {
+			fmt.Fprintf(&text, "    %s\n", bytes.TrimSuffix(output, []byte("\n")))
+		}
+		if more := g.OutputBytes - int64(len(g.Output)); more > 0 {
+			text.WriteString(doubt.Sprintf("    ... and %d bytes more\n", more))
+		}
+		f.screen.out(text.String())
+	}
+	f.screen.out(o.completed())
+}
+
+// jsonFormat prints one JSON object per line. The comment at the top of main.go
+// has the schema.
+type jsonFormat struct {
+	screen *screen
+	held   map[string][]byte // by node, the begin of a character whose end is to come
+}
+
+type jsonEvent struct {
+	Type         string    `json:"type"`
+	Time         time.Time `json:"time"`
+	Node         string    `json:"node,omitempty"`
+	Output       string    `json:"output,omitempty"`
+	OutputBase64 []byte    `json:"output_base64,omitempty"`
+	ExitCode     *int      `json:"exit_code,omitempty"`
+	Error        string    `json:"error,omitempty"`
+}
+
+type jsonSummary struct {
+	Type           string     `json:"type"`
+	Time           time.Time  `json:"time"`
+	Status         int        `json:"status"`
+	Error          string     `json:"error,omitempty"`
+	DiscoveryError string     `json:"discovery_error,omitempty"`
+	Session        string     `json:"session,omitempty"`
+	Datacenter     string     `json:"datacenter,omitempty"`
+	Seconds        float64    `json:"seconds"`
+	Acknowledged   int        `json:"acknowledged"`
+	Completed      int        `json:"completed"`
+	Nodes          []jsonNode `json:"nodes"`
+}
+
+type jsonNode struct {
+	Node         string     `json:"node"`
+	State        string     `json:"state"`
+	ExitCode     *int       `json:"exit_code,omitempty"`
+	OutputBytes  int64      `json:"output_bytes"`
+	Acknowledged *time.Time `json:"acknowledged,omitempty"`
+	Exited       *time.Time `json:"exited,omitempty"`
+	Error        string     `json:"error,omitempty"`
+}
+
+func (f jsonFormat) print(object any) {
+	var line bytes.Buffer
+	encoder := json.NewEncoder(&line)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(object); err != nil {
+		panic(err) // there is nothing in the objects that has no JSON
+	}
+	f.screen.out(line.String())
+}
+
+func (f jsonFormat) event(event consulexec.Event) {
+	object := jsonEvent{Type: strings.ReplaceAll(event.Type.String(), " ", "_"), Time: event.Time.UTC(), Node: event.Node}
+	switch event.Type {
+	case consulexec.EventOutput:
+		output := append(f.held[event.Node], event.Output...)
+		whole := len(output) - partial(output)
+		f.held[event.Node] = output[whole:]
+		f.output(object, output[:whole])
+		return
+	case consulexec.EventExit:
+		object.ExitCode = &event.ExitCode
+		f.release(event.Node, event.Time)
+	case consulexec.EventLost:
+		object.Error = event.Err.Error()
+		f.release(event.Node, event.Time)
+	}
+	f.print(object)
+}
+
+// output prints a piece of output, as text where it is text.
+func (f jsonFormat) output(object jsonEvent, output []byte) {
+	switch {
+	case len(output) == 0:
+		return
+	case utf8.Valid(output):
+		object.Output = string(output)
+	default:
+		object.OutputBase64 = output
+	}
+	f.print(object)
+}
+
+// release prints what was held of a node whose output has ended.
+func (f jsonFormat) release(node string, now time.Time) {
+	f.output(jsonEvent{Type: "output", Time: now.UTC(), Node: node}, f.held[node])
+	delete(f.held, node)
+}
+
+// partial is how many bytes at the end of output begin a character whose end is
+// missing: agents cut output without regard for characters.
+func partial(output []byte) int {
+	for n := 1; n < utf8.UTFMax && n <= len(output); n++ {
+		if last := output[len(output)-n:]; utf8.RuneStart(last[0]) {
+			if utf8.FullRune(last) {
+				return 0
+			}
+			return n
+		}
+	}
+	return 0
+}
+
+func (f jsonFormat) end(o outcome) {
+	now := time.Now()
+	summary := jsonSummary{
+		Type:           "summary",
+		Time:           now.UTC(),
+		Status:         o.status(),
+		Error:          text(o.err),
+		DiscoveryError: text(o.result.DiscoveryErr),
+		Session:        o.result.Session,
+		Datacenter:     o.result.Datacenter,
+		Seconds:        now.Sub(o.tally.began).Seconds(),
+		Acknowledged:   o.tally.acked,
+		Completed:      o.tally.exited,
+		Nodes:          []jsonNode{},
+	}
+	for _, n := range o.result.Nodes {
+		f.release(n.Node, now)
+		node := jsonNode{Node: n.Node, State: word(n.State), OutputBytes: n.OutputBytes, Error: text(n.Err)}
+		if n.State == consulexec.StateExited {
+			node.ExitCode, node.Exited = &n.ExitCode, utc(n.Exited)
+		}
+		if !n.Acked.IsZero() {
+			node.Acknowledged = utc(n.Acked)
+		}
+		summary.Nodes = append(summary.Nodes, node)
+	}
+	f.print(summary)
+	o.unfinished(f.screen)
+}
+
+func utc(t time.Time) *time.Time {
+	t = t.UTC()
+	return &t
+}
+
+// text is what an error says, and nothing for nil.
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+)
+
+// steps reads from the library's log what it has no events for: the steps that
+// consul exec -verbose tells of, and how many nodes are expected.
+type steps struct {
+	screen  *screen
+	verbose bool   // tell of them
+	json    bool   // keep standard output for the objects
+	run     string // the ID of the run
+	own     bool   // whether the log is that of the run, and not of what it starts in turn, for -kill
+}
+
+func (s *steps) Enabled(context.Context, slog.Level) bool { return true }
+func (s *steps) WithGroup(string) slog.Handler            { return s }
+
+func (s *steps) WithAttrs(attrs []slog.Attr) slog.Handler {
+	with := *s
+	for _, a := range attrs {
+		if a.Key == "run" {
+			with.own = a.Value.String() == s.run
+		}
+	}
+	return &with
+}
+
+func (s *steps) Handle(_ context.Context, record slog.Record) error {
+	if !s.own || !s.verbose && record.Message != "targets found" {
+		return nil
+	}
+	values := make(map[string]slog.Value)
+	details := ""
+	record.Attrs(func(a slog.Attr) bool {
+		values[a.Key] = a.Value
+		details += fmt.Sprintf(" %s=%v", a.Key, a.Value)
+		return true
+	})
+	switch {
+	case record.Message == "targets found":
+		s.screen.update(func(t *tally) { t.total = int(values["nodes"].Int64() + values["absent"].Int64()) })
+	case record.Level >= slog.LevelInfo:
+		s.screen.err(record.Message + ":" + details)
+	case s.json:
+	case record.Message == "session created":
+		s.screen.out(quiet.Sprintf("Created remote execution session: %v", values["session"]) + "\n")
+	case record.Message == "job written":
+		s.screen.out(quiet.Sprint("Uploaded remote execution spec") + "\n")
+	case record.Message == "event fired":
+		s.screen.out(quiet.Sprintf("Fired remote execution event: %v", values["event"]) + "\n")
+	}
+	return nil
+}

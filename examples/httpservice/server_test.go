@@ -1,0 +1,692 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/consulexec/consulexec/exectest"
+)
+
+// A service is one under test, on a cluster of exectest.
+type service struct {
+	*server
+	cluster *exectest.Server
+	web     *httptest.Server
+}
+
+func start(t *testing.T, options ...exectest.Option) *service {
+	t.Helper()
+	s := &service{cluster: exectest.NewServer(options...)}
+	s.server = newServer(s.cluster.Client())
+	s.web = httptest.NewServer(s.handler())
+	t.Cleanup(func() { // runs first, as the streams of their events end with them
+		s.close()
+		s.web.Close()
+		s.cluster.Close()
+	})
+	return s
+}
+
+// checkClean looks for what runs have left in Consul.
+func (s *service) checkClean(t *testing.T) {
+	t.Helper()
+	if keys, sessions := s.cluster.Keys(""), s.cluster.Sessions(); len(keys)+len(sessions) > 0 {
+		t.Errorf("left behind: %v %v", keys, sessions)
+	}
+}
+
+// request sends a request and returns status and body of the answer.
+func request(t *testing.T, method, url, body string, header ...string) (status int, text string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(header); i += 2 {
+		if header[i] == "Host" {
+			req.Host = header[i+1]
+		}
+		req.Header.Set(header[i], header[i+1])
+	}
+	response, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	data, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, string(data)
+}
+
+var asJSON = []string{"Content-Type", "application/json"}
+
+// begin starts a run and returns its URL.
+func begin(t *testing.T, base string, o order) string {
+	t.Helper()
+	body, err := json.Marshal(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	status, text := request(t, "POST", base+"/runs", string(body), asJSON...)
+	var answer struct{ ID, Events string }
+	if err := json.Unmarshal([]byte(text), &answer); status != http.StatusCreated || err != nil || answer.Events != "/runs/"+answer.ID+"/events" {
+		t.Fatalf("status %d: %s", status, text)
+	}
+	return base + "/runs/" + answer.ID
+}
+
+// A reader reads the events of a run.
+type reader struct {
+	t       *testing.T
+	scanner *bufio.Scanner
+	id      int // of the last event
+	bytes   int // of all
+}
+
+func read(t *testing.T, run string, lastEventID string) *reader {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), "GET", run+"/events", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lastEventID != "" {
+		req.Header.Set("Last-Event-ID", lastEventID)
+	}
+	response, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kind := response.Header.Get("Content-Type"); response.StatusCode != http.StatusOK || kind != "text/event-stream" {
+		t.Fatalf("status %d, type %s", response.StatusCode, kind)
+	}
+	t.Cleanup(func() { response.Body.Close() })
+	return newReader(t, response.Body)
+}
+
+func newReader(t *testing.T, body io.Reader) *reader {
+	scanner := bufio.NewScanner(body)
+	scanner.Buffer(nil, 1<<20)
+	return &reader{t: t, scanner: scanner}
+}
+
+// next returns the next event, false at the end.
+func (r *reader) next() (e event, ok bool) {
+	r.t.Helper()
+	for r.scanner.Scan() {
+		line := r.scanner.Text()
+		r.bytes += len(line)
+		if id, ok := strings.CutPrefix(line, "id: "); ok {
+			n, err := strconv.Atoi(id)
+			if err != nil || n <= r.id {
+				r.t.Errorf("ID %s after %d", id, r.id)
+			}
+			r.id = n
+		} else if data, ok := strings.CutPrefix(line, "data: "); ok {
+			if err := json.Unmarshal([]byte(data), &e); err != nil {
+				r.t.Fatal(err)
+			}
+			return e, true
+		} else if line != "" {
+			r.t.Errorf("line %q", line)
+		}
+	}
+	if err := r.scanner.Err(); err != nil {
+		r.t.Error(err)
+	}
+	return e, false
+}
+
+// all returns the events that are left, in short.
+func (r *reader) all() (list []string) {
+	r.t.Helper()
+	for {
+		e, ok := r.next()
+		if !ok {
+			return list
+		}
+		text := strings.TrimSpace(e.Node + " " + e.Type + " " + e.Output)
+		if e.ExitCode != nil {
+			text += fmt.Sprint(" ", *e.ExitCode)
+		}
+		list = append(list, text)
+	}
+}
+
+// until reads up to an event of the type and returns it.
+func (r *reader) until(kind string) event {
+	r.t.Helper()
+	for {
+		e, ok := r.next()
+		if !ok {
+			r.t.Fatalf("no event %q", kind)
+		}
+		if e.Type == kind {
+			return e
+		}
+	}
+}
+
+func TestEvents(t *testing.T) {
+	s := start(t, exectest.Node("web-1", exectest.Run(exectest.Answer("fine\n", 0))),
+		exectest.Node("web-2", exectest.Run(exectest.Answer("", 3))), exectest.Node("db-1"))
+	run := begin(t, s.web.URL, order{Command: "anything", Node: "^web", Nodes: []string{"web-1", "web-2", "db-1"}})
+	list := read(t, run, "").all()
+
+	of := map[string][]string{} // by node
+	for _, text := range list[2 : len(list)-1] {
+		node, what, _ := strings.Cut(text, " ")
+		of[node] = append(of[node], what)
+	}
+	if list[0] != "start" || list[1] != "submit" || list[len(list)-1] != "end" || len(of) != 2 ||
+		!slices.Equal(of["web-1"], []string{"ack", "output fine", "exit 0"}) || !slices.Equal(of["web-2"], []string{"ack", "exit 3"}) {
+		t.Errorf("events: %q", list)
+	}
+	if e := read(t, run, "").until("end"); !strings.Contains(e.Error, "web-2: exit status 3") || strings.Contains(e.Error, "web-1") {
+		t.Errorf("end: %q", e.Error)
+	}
+	if e := read(t, run, "").until("start"); e.Order == nil || e.Order.Command != "anything" || e.Order.Node != "^web" || len(e.Order.Nodes) != 3 {
+		t.Errorf("start: %+v", e.Order)
+	}
+	if again := read(t, run, "").all(); !slices.Equal(again, list) {
+		t.Errorf("a second reader gets %q, the first %q", again, list)
+	}
+	if rest := read(t, run, "5").all(); !slices.Equal(rest, list[5:]) {
+		t.Errorf("after event 5: %q of %q", rest, list)
+	}
+	for _, id := range []string{strconv.Itoa(len(list)), "9999"} {
+		if status, text := request(t, "GET", run+"/events", "", "Last-Event-ID", id); status != http.StatusNoContent || text != "" {
+			t.Errorf("after event %s: status %d, %q", id, status, text)
+		}
+	}
+	s.checkClean(t)
+}
+
+// TestLive has a node that goes on only when the reader has seen what it did.
+func TestLive(t *testing.T) {
+	seen := make(chan struct{})
+	s := start(t, exectest.Node("a", exectest.Run(func(ctx context.Context, j *exectest.Job) int {
+		for range 3 {
+			io.WriteString(j.Output, "step\n")
+			select {
+			case <-seen:
+			case <-ctx.Done():
+			}
+		}
+		return 0
+	})))
+	r := read(t, begin(t, s.web.URL, order{Command: "steps"}), "")
+	for range 3 {
+		r.until("output")
+		seen <- struct{}{}
+	}
+	r.until("end")
+	if _, ok := r.next(); ok {
+		t.Error("an event after the end")
+	}
+}
+
+func TestCharacters(t *testing.T) {
+	text := strings.Repeat("ä→😀", 2000) // which pieces of 4096 bytes cut at any place
+	s := start(t, exectest.Node("a", exectest.Run(exectest.Answer("x"+text, 0))), exectest.Node("b", exectest.Run(exectest.Answer("yes\xff\xe2\x82", 0))))
+	r := read(t, begin(t, s.web.URL, order{Command: "print"}), "")
+	output := map[string]string{}
+	for {
+		e, ok := r.next()
+		if !ok {
+			break
+		}
+		output[e.Node] += e.Output
+	}
+	if output["a"] != "x"+text {
+		t.Error("characters are torn")
+	}
+	if !strings.HasPrefix(output["b"], "yes\uFFFD\uFFFD") {
+		t.Errorf("what is no character: %q", output["b"])
+	}
+}
+
+// TestStop ends a command that would run on.
+func TestStop(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		return // no /bin/sh
+	}
+	s := start(t, exectest.Node("a"))
+	run := begin(t, s.web.URL, order{Command: "echo $$; exec sleep 1000"})
+	r := read(t, run, "")
+	pid, err := strconv.Atoi(strings.TrimSpace(r.until("output").Output))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, text := request(t, "DELETE", run, ""); status != http.StatusNoContent {
+		t.Errorf("status %d: %s", status, text)
+	}
+	if alive(pid) {
+		t.Error("the command runs on")
+	}
+	s.checkClean(t)
+	if e := r.until("killed"); e.Node != "a" {
+		t.Errorf("killed: %q", e.Node)
+	}
+	if e := r.until("end"); !strings.Contains(e.Error, "canceled") {
+		t.Errorf("end: %q", e.Error)
+	}
+	if status, text := request(t, "DELETE", run, ""); status != http.StatusNoContent {
+		t.Errorf("again: status %d: %s", status, text)
+	}
+}
+
+// alive tells whether there is a process, other than one that has ended and is
+// about to be reaped.
+func alive(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err == nil && strings.Contains(string(stat), ") Z ") {
+		return false
+	}
+	p, err := os.FindProcess(pid)
+	return err == nil && p.Signal(syscall.Signal(0)) == nil
+}
+
+// TestStopFails has a node that goes on whatever it is told.
+func TestStopFails(t *testing.T) {
+	end := make(chan struct{})
+	first := true
+	s := start(t, exectest.Node("a", exectest.Run(func(ctx context.Context, j *exectest.Job) int {
+		if first {
+			first = false
+			io.WriteString(j.Output, "here\n")
+			<-end
+			return 0
+		}
+		return 1 // what shall end it finds that it goes on
+	})))
+	t.Cleanup(func() { close(end) })
+	run := begin(t, s.web.URL, order{Command: "anything"})
+	read(t, run, "").until("output")
+	if status, text := request(t, "DELETE", run, ""); status != http.StatusInternalServerError || !strings.Contains(text, "may still run") || !strings.Contains(text, "node a") {
+		t.Errorf("status %d: %s", status, text)
+	}
+	s.checkClean(t)
+}
+
+func TestBadInput(t *testing.T) {
+	s := start(t, exectest.Node("a"))
+	for _, test := range []struct {
+		name, body string
+		header     []string
+		status     int
+		want       string
+	}{
+		{"no command", `{"command": ""}`, asJSON, 400, "no command"},
+		{"filter", `{"command": "x", "node": "web-("}`, asJSON, 400, `WithNode(\"web-(\")`},
+		{"names", `{"command": "x", "nodes": ["a", ""]}`, asJSON, 400, "has an empty name"},
+		{"both", `{"command": "", "node": "web-("}`, asJSON, 400, `missing closing ): ` + "`web-(`" + `\nconsulexec: no command`},
+		{"field", `{"command": "x", "nodez": []}`, asJSON, 400, "nodez"},
+		{"type", `{"command": 1}`, asJSON, 400, "command"},
+		{"not JSON", `command=x`, asJSON, 400, "read the request"},
+		{"empty", ``, asJSON, 400, "EOF"},
+		{"two values", `{"command": "x"} {}`, asJSON, 400, "more than one JSON value"},
+		{"large", `{"command": "` + strings.Repeat("x", maxBody) + `"}`, asJSON, 413, "too large"},
+		{"form", `command=x`, []string{"Content-Type", "application/x-www-form-urlencoded"}, 415, "application/json"},
+		{"text", `{"command": "x"}`, []string{"Content-Type", "text/plain"}, 415, "application/json"},
+		{"no type", `{"command": "x"}`, nil, 415, "application/json"},
+	} {
+		status, text := request(t, "POST", s.web.URL+"/runs", test.body, test.header...)
+		var answer struct{ Error string }
+		if err := json.Unmarshal([]byte(text), &answer); err != nil || answer.Error == "" || status != test.status || !strings.Contains(text, test.want) {
+			t.Errorf("%s: status %d: %s", test.name, status, text)
+		}
+	}
+	for _, test := range []struct{ method, path string }{{"GET", "/runs/nobody/events"}, {"DELETE", "/runs/nobody"}, {"GET", "/nothing"}} {
+		if status, _ := request(t, test.method, s.web.URL+test.path, ""); status != http.StatusNotFound {
+			t.Errorf("%s %s: status %d", test.method, test.path, status)
+		}
+	}
+	s.checkNothingRan(t)
+}
+
+func (s *service) checkNothingRan(t *testing.T) {
+	t.Helper()
+	for _, r := range s.cluster.Requests() {
+		t.Errorf("%s %s", r.Method, r.Path)
+	}
+}
+
+func TestCrossSite(t *testing.T) {
+	s := start(t, exectest.Node("a", exectest.Run(exectest.Answer("", 0))))
+	for _, header := range [][]string{
+		{"Sec-Fetch-Site", "cross-site"},
+		{"Sec-Fetch-Site", "same-site"},
+		{"Origin", "http://evil.example"},
+		{"Origin", "null"},
+		{"Host", "evil.example"},
+		{"Host", "evil.example:8080"},
+		{"Host", "127.0.0.1.evil.example"},
+	} {
+		for _, r := range []struct{ method, path string }{{"POST", "/runs"}, {"DELETE", "/runs/x"}, {"GET", "/"}, {"GET", "/runs/x/events"}} {
+			if header[0] != "Host" && r.method == "GET" {
+				continue // a browser does not show the answer to the page that asked
+			}
+			if status, text := request(t, r.method, s.web.URL+r.path, `{"command": "x"}`, append(header, asJSON...)...); status != http.StatusForbidden {
+				t.Errorf("%s %s with %q: status %d: %s", r.method, r.path, header, status, text)
+			}
+		}
+	}
+	s.checkNothingRan(t)
+
+	port := s.web.URL[strings.LastIndex(s.web.URL, ":"):]
+	for _, header := range [][]string{{"Sec-Fetch-Site", "same-origin"}, {"Origin", s.web.URL}, {"Host", "localhost" + port}, {"Host", "[::1]" + port}, {"Host", "127.0.0.1"}, {"Host", "[::1]"}} {
+		if status, text := request(t, "POST", s.web.URL+"/runs", `{"command": "x"}`, append(header, asJSON...)...); status != http.StatusCreated {
+			t.Errorf("%q: status %d: %s", header, status, text)
+		}
+	}
+}
+
+// A stuckWriter is the connection of a reader that does not read until it is
+// released.
+type stuckWriter struct {
+	*httptest.ResponseRecorder
+	stuck    chan struct{} // closed at the first write
+	once     sync.Once
+	release  chan struct{}
+	deadline time.Time
+}
+
+func (w *stuckWriter) Write(p []byte) (int, error) {
+	w.once.Do(func() { close(w.stuck) })
+	<-w.release
+	return w.ResponseRecorder.Write(p)
+}
+
+func (w *stuckWriter) SetWriteDeadline(deadline time.Time) error {
+	w.deadline = deadline
+	return nil
+}
+
+// TestMuchOutput has a run with more output than is kept, and a reader that does
+// not read: the run neither waits for it nor fills the memory.
+func TestMuchOutput(t *testing.T) {
+	const size = 3 << 20
+	slow := &stuckWriter{ResponseRecorder: httptest.NewRecorder(), stuck: make(chan struct{}), release: make(chan struct{})}
+	s := start(t, exectest.Node("a", exectest.Run(func(ctx context.Context, j *exectest.Job) int {
+		select {
+		case <-slow.stuck:
+		case <-ctx.Done():
+		}
+		line := strings.Repeat("x", 1023) + "\n"
+		for range size / len(line) {
+			io.WriteString(j.Output, line)
+		}
+		io.WriteString(j.Output, "the last line")
+		return 0
+	})))
+	run := begin(t, s.web.URL, order{Command: "much"})
+	var slowReader sync.WaitGroup
+	slowReader.Go(func() {
+		s.handler().ServeHTTP(slow, httptest.NewRequestWithContext(t.Context(), "GET", "http://localhost"+strings.TrimPrefix(run, s.web.URL)+"/events", nil))
+	})
+	s.mu.Lock()
+	done := s.runs[filepath.Base(run)].done
+	s.mu.Unlock()
+	<-done
+
+	check := func(name string, r *reader) {
+		gone, output := int64(0), ""
+		for {
+			e, ok := r.next()
+			if !ok {
+				break
+			}
+			gone, output = max(gone, e.Bytes), output+e.Output
+		}
+		if !strings.HasSuffix(output, "x\nthe last line") {
+			t.Errorf("%s: the end of the output is missing", name)
+		}
+		if len(output)+int(gone) < size || gone == 0 {
+			t.Errorf("%s: %d bytes of output, %d not kept", name, len(output), gone)
+		}
+		if r.bytes > maxOutput+10_000 {
+			t.Errorf("%s: gets %d bytes", name, r.bytes)
+		}
+	}
+	check("late", read(t, run, ""))
+	close(slow.release)
+	slowReader.Wait()
+	check("slow", newReader(t, slow.Body))
+	if left := time.Until(slow.deadline); left <= 0 || left > writeTimeout {
+		t.Errorf("a reader has %v", left)
+	}
+}
+
+// TestBatch has what a reader gets at once: in order, and bounded.
+func TestBatch(t *testing.T) {
+	r := &run{more: make(chan struct{})}
+	for i := range 1000 {
+		r.addOutput("a", []byte(strings.Repeat("x", 500)))
+		if i%10 == 0 {
+			r.add(event{Type: "ack", Node: fmt.Sprint(i)})
+		}
+	}
+	for seen := 0; seen < 1100; {
+		batch, _ := r.after(seen)
+		size := 0
+		for _, m := range batch {
+			size += len(m.data)
+			if seen++; m.id != seen {
+				t.Fatalf("message %d comes as number %d", m.id, seen)
+			}
+		}
+		if size == 0 || size > maxBatch+1000 {
+			t.Fatalf("%d bytes", size)
+		}
+	}
+	if batch, _ := r.after(1100); len(batch) > 0 {
+		t.Errorf("%d messages more", len(batch))
+	}
+}
+
+func TestTooMuch(t *testing.T) {
+	end := make(chan struct{})
+	s := start(t, exectest.Node("a", exectest.Run(func(context.Context, *exectest.Job) int {
+		<-end
+		return 0
+	})))
+	t.Cleanup(func() { close(end) })
+	var run string
+	for range maxRunning {
+		run = begin(t, s.web.URL, order{Command: "wait"})
+	}
+	if status, text := request(t, "POST", s.web.URL+"/runs", `{"command": "x"}`, asJSON...); status != http.StatusServiceUnavailable {
+		t.Errorf("a run too many: status %d: %s", status, text)
+	}
+	for range maxStreams {
+		s.streams <- struct{}{}
+	}
+	if status, text := request(t, "GET", run+"/events", ""); status != http.StatusServiceUnavailable {
+		t.Errorf("a reader too many: status %d: %s", status, text)
+	}
+	for range maxStreams {
+		<-s.streams
+	}
+}
+
+// TestTime is about what takes minutes.
+func TestTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		end := make(chan struct{})
+		cluster := exectest.NewServer(exectest.Node("a", exectest.Run(func(_ context.Context, j *exectest.Job) int {
+			if slices.Contains(j.Args, "wait") {
+				<-end
+			}
+			return 0
+		})))
+		defer cluster.Close()
+		s := newServer(cluster.Client())
+		defer s.close()
+		handler := s.handler()
+		send := func(method, path, body string) *httptest.ResponseRecorder {
+			req := httptest.NewRequestWithContext(t.Context(), method, "http://localhost"+path, strings.NewReader(body))
+			req.Header.Set("Content-Type", "application/json")
+			w := httptest.NewRecorder()
+			handler.ServeHTTP(w, req)
+			return w
+		}
+		first := send("POST", "/runs", `{"command": "wait"}`).Header().Get("Location")
+		go func() {
+			time.Sleep(100 * time.Second)
+			close(end)
+		}()
+		if events := send("GET", first+"/events", "").Body.String(); strings.Count(events, "\n: ") != 6 || !strings.Contains(events, `"type":"end"`) {
+			t.Errorf("a run of 100 s: %s", events)
+		}
+		time.Sleep(keepEnded - time.Second)
+		if status := send("DELETE", first, "").Code; status != http.StatusNoContent {
+			t.Errorf("before its time: %d", status)
+		}
+		time.Sleep(2 * time.Second)
+		if status := send("DELETE", first, "").Code; status != http.StatusNotFound {
+			t.Errorf("after its time: %d", status)
+		}
+
+		var runs []string
+		for range maxEnded + 2 {
+			run := send("POST", "/runs", `{"command": "x"}`).Header().Get("Location")
+			send("GET", run+"/events", "") // to its end
+			synctest.Wait()
+			time.Sleep(time.Second)
+			runs = append(runs, run)
+		}
+		for i, run := range runs {
+			want := http.StatusNoContent
+			if i < 2 {
+				want = http.StatusNotFound
+			}
+			if status := send("DELETE", run, "").Code; status != want {
+				t.Errorf("run %d of %d: status %d", i+1, len(runs), status)
+			}
+		}
+	})
+}
+
+func TestPageHeaders(t *testing.T) {
+	s := start(t, exectest.Node("a"))
+	for _, path := range []string{"/", "/page.js", "/page.css"} {
+		response, err := http.Get(s.web.URL + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if h := response.Header; response.StatusCode != 200 || h.Get("Content-Security-Policy") != policy || h.Get("X-Content-Type-Options") != "nosniff" {
+			t.Errorf("%s: %s, %v", path, response.Status, h)
+		}
+	}
+}
+
+// build makes the program, the way that `go run` does.
+func build(t *testing.T) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "httpservice")
+	if runtime.GOOS == "windows" {
+		program += ".exe"
+	}
+	if output, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	return program
+}
+
+// TestProgram ends the program in the midst of a run that has a reader.
+func TestProgram(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		return // there a program can't send another one a signal
+	}
+	program := build(t)
+	for _, sig := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
+		cluster := exectest.NewServer(exectest.Node("a"))
+		defer cluster.Close()
+		command := exec.CommandContext(t.Context(), program, "-listen", "127.0.0.1:0")
+		command.Env = append(os.Environ(), api.HTTPAddrEnvName+"="+cluster.URL)
+		command.Stderr = os.Stderr
+		stdout, err := command.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := command.Start(); err != nil {
+			t.Fatal(err)
+		}
+		line, err := bufio.NewReader(stdout).ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := read(t, begin(t, strings.TrimSuffix(line, "/\n"), order{Command: "echo $$; exec sleep 1000"}), "")
+		pid, err := strconv.Atoi(strings.TrimSpace(r.until("output").Output))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := command.Process.Signal(sig); err != nil {
+			t.Fatal(err)
+		}
+		r.until("end")
+		if err := command.Wait(); err != nil {
+			t.Errorf("%v: %v", sig, err)
+		}
+		if alive(pid) {
+			t.Errorf("%v: the command runs on", sig)
+		}
+		if keys, sessions := cluster.Keys(""), cluster.Sessions(); len(keys)+len(sessions) > 0 {
+			t.Errorf("%v: left behind: %v %v", sig, keys, sessions)
+		}
+	}
+	t.Run("elsewhere", func(t *testing.T) {
+		command := exec.CommandContext(t.Context(), program, "-listen", "0.0.0.0:0")
+		if output, err := command.CombinedOutput(); err == nil || !strings.Contains(string(output), "not a loopback address") {
+			t.Errorf("%v: %s", err, output)
+		}
+	})
+}
+
+func TestEmbedded(t *testing.T) {
+	t.Setenv(api.HTTPAddrEnvName, "")
+	client, err := api.NewClient(api.DefaultConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if answers(t.Context(), client) {
+		t.Skip("this machine has a Consul agent, where the program would run")
+	}
+	client, closeCluster, err := connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeCluster()
+	s := newServer(client)
+	defer s.close()
+	web := httptest.NewServer(s.handler())
+	defer web.Close()
+	list := read(t, begin(t, web.URL, order{Command: "echo up", Node: "^web-"}), "").all()
+	for _, node := range []string{"web-1", "web-2", "web-3"} {
+		if !slices.Contains(list, node+" output up") || !slices.Contains(list, node+" exit 0") {
+			t.Errorf("%s: %q", node, list)
+		}
+	}
+}

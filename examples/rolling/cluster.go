@@ -1,0 +1,248 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/consulexec/consulexec/exectest"
+	"github.com/consulexec/consulexec/internal/devcluster"
+)
+
+const (
+	// restartWeb is the command that restarts the service on an embedded node.
+	restartWeb = "restart web"
+
+	// managerEnv is how the command that restarts the service on a node of a real
+	// cluster, which is this program, knows where it is.
+	managerEnv = "ROLLING_EXAMPLE_MANAGER"
+
+	// nodeEnv is the directory of the agent that runs a command, and has the node's
+	// name at its end. See devcluster.
+	nodeEnv = "CONSULEXEC_DEVCLUSTER"
+)
+
+func init() {
+	if url := os.Getenv(managerEnv); url != "" {
+		if err := askManager(url + filepath.Base(os.Getenv(nodeEnv))); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	own := flag.Bool("cluster", false, "start a real Consul cluster of three nodes with a service web and run there; the first time, this builds Consul")
+	broken := flag.String("break", "", "the `node` of a cluster started here where the service does not come up again")
+	demo = func(ctx context.Context, r *rollout, found bool) (func(), error) {
+		switch {
+		case *own:
+			return startCluster(ctx, r, *broken)
+		case found:
+			return func() {}, nil
+		}
+		fmt.Fprintf(r.out, "no Consul agent answers and %s is not set: running on twenty embedded nodes\n", api.HTTPAddrEnvName)
+		srv, _ := startEmbedded(r, 20, *broken)
+		return srv.Close, nil
+	}
+}
+
+// services are the services web of all nodes of a cluster started here, and what
+// restarts them.
+type services struct {
+	broken string        // the node where a restart is the end of it
+	boot   time.Duration // how long a start takes
+	lag    time.Duration // how long it takes until a check finds out
+
+	mu     sync.Mutex
+	starts map[string]int // of each node
+	down   map[string]bool
+}
+
+func newServices(nodes []string, broken string) *services {
+	s := &services{broken: broken, boot: 300 * time.Millisecond, starts: map[string]int{}, down: map[string]bool{}}
+	for _, node := range nodes {
+		s.starts[node] = 1
+	}
+	return s
+}
+
+// restart stops the service on a node and starts it. Like many a daemon, it is
+// not up when it says that it has been started.
+func (s *services) restart(node string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.starts[node]++
+	if s.lag == 0 {
+		s.down[node] = true
+	} else {
+		time.AfterFunc(s.lag, func() { s.setDown(node, true) })
+	}
+	if node != s.broken {
+		time.AfterFunc(s.lag+s.boot, func() { s.setDown(node, false) })
+	}
+	return fmt.Sprintf("web stopped and started, start %d\n", s.starts[node])
+}
+
+func (s *services) setDown(node string, down bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.down[node] = down
+}
+
+// ServeHTTP is the service of each node, which answers at the node's name, and
+// restarts at a POST.
+func (s *services) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	node := filepath.Base(r.URL.Path)
+	if r.Method == http.MethodPost {
+		io.WriteString(w, s.restart(node))
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.down[node] {
+		http.Error(w, "starting", http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintf(w, "web on %s, started %d times\n", node, s.starts[node])
+}
+
+// health answers as Consul does where each service has a check.
+func (s *services) health(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	instances := []*api.ServiceEntry{}
+	for node := range s.starts {
+		check := &api.HealthCheck{Node: node, CheckID: "service:web", Name: "web answers", ServiceID: "web", Status: api.HealthPassing, Output: "200 OK"}
+		if s.down[node] {
+			check.Status, check.Output = api.HealthCritical, "503 Service Unavailable"
+		}
+		instances = append(instances, &api.ServiceEntry{
+			Node:    &api.Node{Node: node},
+			Service: &api.AgentService{ID: "web", Service: "web"},
+			Checks:  api.HealthChecks{check},
+		})
+	}
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(instances)
+}
+
+// startEmbedded starts nodes in this process, web-01 and so on, and has r run
+// there. Their services have no sockets; what is not known to restart them is
+// really run on this machine.
+func startEmbedded(r *rollout, n int, broken string) (*exectest.Server, *services) {
+	var nodes []string
+	for i := range n {
+		nodes = append(nodes, fmt.Sprintf("web-%02d", i+1))
+	}
+	s := newServices(nodes, broken)
+	var options []exectest.Option
+	for _, node := range nodes {
+		options = append(options, exectest.Node(node, exectest.WithService("web"), exectest.Run(func(ctx context.Context, j *exectest.Job) int {
+			if j.Command != restartWeb && !slices.Contains(j.Args, restartWeb) { // the library wraps it for WithTimeout
+				return exectest.RunCommand(ctx, j)
+			}
+			io.WriteString(j.Output, s.restart(node))
+			return 0
+		})))
+	}
+	srv := exectest.NewServer(options...)
+	srv.Fault(exectest.Fault{Match: exectest.Path("GET", "/v1/health/service/web"), Do: s.health})
+	r.client, r.service = srv.Client(), "web"
+	r.command = cmp.Or(r.command, restartWeb)
+	r.settle = cmp.Or(r.settle, pollInterval)
+	return srv, s
+}
+
+// startCluster starts three real agents on this machine, whose services they
+// check by HTTP, and has r run there. The services are in this process; the
+// command that restarts one is this program, which tells the process so.
+func startCluster(ctx context.Context, r *rollout, broken string) (func(), error) {
+	fmt.Fprintln(r.out, "starting a Consul cluster of three nodes")
+	program, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	url := fmt.Sprintf("http://%s/", listener.Addr())
+	nodes := devcluster.Nodes(1, 2)
+	var names []string
+	for i, node := range nodes {
+		names = append(names, node.Name)
+		nodes[i].Config = fmt.Sprintf(`services {
+			name = "web"
+			checks = [{ name = "web answers", http = %q, interval = "1s", timeout = "1s", status = "passing" }]
+		}`, url+node.Name)
+	}
+	web := &http.Server{Handler: newServices(names, broken)}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		web.Serve(listener)
+	}()
+	closeWeb := func() {
+		web.Close()
+		<-done
+	}
+	cluster, err := devcluster.New(ctx, devcluster.Config{Nodes: nodes})
+	if err != nil {
+		closeWeb()
+		return nil, err
+	}
+	r.client, r.service = cluster.Client("client-1"), "web"
+	r.command = cmp.Or(r.command, fmt.Sprintf("%s=%s '%s'", managerEnv, url, program))
+	r.settle = cmp.Or(r.settle, 3*time.Second) // the interval, the timeout and a second
+	closeAll := func() {
+		if err := cluster.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		closeWeb()
+	}
+	if err := r.registered(ctx, len(nodes)); err != nil {
+		closeAll()
+		return nil, err
+	}
+	return closeAll, nil
+}
+
+// registered waits until the agents have told the servers of the service.
+func (r *rollout) registered(ctx context.Context, nodes int) error {
+	for {
+		status, err := r.status(ctx)
+		if err != nil {
+			return err
+		}
+		if len(status) == nodes {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(pollInterval):
+		}
+	}
+}
+
+// askManager restarts the service at url, and prints what comes of it.
+func askManager(url string) error {
+	response, err := http.Post(url, "", nil)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	_, err = io.Copy(os.Stdout, response.Body)
+	return err
+}

@@ -1,0 +1,408 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/consulexec/consulexec/exectest"
+)
+
+// A cluster is one of n nodes with a service web each.
+type cluster struct {
+	*exectest.Server
+	services *services
+	rollout  rollout
+	output   bytes.Buffer
+
+	// begin is called when a batch is about to be told, if it is not nil.
+	begin func(batch int)
+}
+
+// start starts a cluster. The faults come before its own answers.
+func start(t *testing.T, n int, faults ...exectest.Fault) *cluster {
+	t.Helper()
+	c := &cluster{}
+	var nodes []string
+	var options []exectest.Option
+	for i := range n {
+		node := fmt.Sprintf("web-%02d", i+1)
+		nodes = append(nodes, node)
+		options = append(options, exectest.Node(node, exectest.WithService("web"), exectest.Run(func(_ context.Context, j *exectest.Job) int {
+			io.WriteString(j.Output, c.services.restart(node))
+			return 0
+		})))
+	}
+	c.services = newServices(nodes, "")
+	c.Server = exectest.NewServer(options...)
+	t.Cleanup(c.Close)
+	for _, f := range faults {
+		c.Fault(f)
+	}
+	c.Fault(exectest.Fault{Match: exectest.Path("GET", "/v1/health/service/web"), Do: c.services.health})
+	batch := 0
+	c.Fault(exectest.Fault{Match: exectest.Path("PUT", "/v1/event/fire/"), Do: func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if batch++; c.begin != nil {
+			c.begin(batch)
+		}
+		next.ServeHTTP(w, r)
+	}})
+	c.rollout = rollout{
+		client: c.Client(), out: &c.output, service: "web", command: restartWeb,
+		percent: []int{20}, settle: time.Second, timeout: time.Minute,
+	}
+	return c
+}
+
+// restarted returns the nodes whose service was restarted, and fails where one
+// was more than once.
+func (c *cluster) restarted(t *testing.T) []string {
+	t.Helper()
+	c.services.mu.Lock()
+	defer c.services.mu.Unlock()
+	var nodes []string
+	for node, starts := range c.services.starts {
+		switch starts {
+		case 1:
+		case 2:
+			nodes = append(nodes, node)
+		default:
+			t.Errorf("%s was restarted %d times", node, starts-1)
+		}
+	}
+	slices.Sort(nodes)
+	return nodes
+}
+
+// checkStopped looks for an error that says where and why a roll-out stopped, and
+// what it has not touched.
+func (c *cluster) checkStopped(t *testing.T, err error, restarted int, want ...string) {
+	t.Helper()
+	if err == nil {
+		t.Fatalf("no error; output:\n%s", &c.output)
+	}
+	for _, text := range want {
+		if !strings.Contains(err.Error(), text) {
+			t.Errorf("%q is missing in error %q", text, err)
+		}
+	}
+	if nodes := c.restarted(t); len(nodes) != restarted {
+		t.Errorf("restarted: %v, want %d", nodes, restarted)
+	}
+	if keys, sessions := c.Keys(""), c.Sessions(); len(keys)+len(sessions) > 0 {
+		t.Errorf("left behind: %v %v", keys, sessions)
+	}
+}
+
+// TestGate has services that need their time to come up: no batch may begin
+// before those of all others are up.
+func TestGate(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		lag    time.Duration
+		settle time.Duration
+	}{
+		{name: "slow", settle: time.Second},
+		{name: "stale", lag: 10 * time.Second, settle: 12 * time.Second}, // Consul says at first that they pass
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := start(t, 10)
+				c.services.boot, c.services.lag = 20*time.Second, test.lag
+				c.rollout.settle = test.settle
+				batches := 0
+				var last time.Time
+				c.begin = func(batch int) {
+					batches = batch
+					if restarted := c.restarted(t); len(restarted) != (batch-1)*2 {
+						t.Errorf("restarted before batch %d: %v", batch, restarted)
+					}
+					if since := time.Since(last); since < test.lag+c.services.boot+test.settle {
+						t.Errorf("batch %d came %v after the one before", batch, since)
+					}
+					last = time.Now()
+				}
+				if err := c.rollout.run(t.Context()); err != nil {
+					t.Fatalf("%v; output:\n%s", err, &c.output)
+				}
+				if restarted := c.restarted(t); batches != 5 || len(restarted) != 10 {
+					t.Errorf("%d batches restarted %v", batches, restarted)
+				}
+				if since := time.Since(last); since < test.lag+c.services.boot {
+					t.Errorf("ended %v after the last batch", since)
+				}
+			})
+		})
+	}
+}
+
+func TestNotHealthyAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := start(t, 10)
+		c.services.broken = "web-03"
+		began := time.Now()
+		err := c.rollout.run(t.Context())
+		c.checkStopped(t, err, 4, "batch 2 of 5 (web-03 web-04)", "after 1m0s", "web-03: web answers is critical (503",
+			"not touched: web-05 web-06 web-07 web-08 web-09 web-10")
+		if took := time.Since(began); took < time.Minute || took > 2*time.Minute {
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
+// TestNotHealthyLater has a service that falls over again when the next batch has
+// been restarted.
+func TestNotHealthyLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := start(t, 10)
+		c.begin = func(batch int) {
+			if batch == 3 {
+				c.services.setDown("web-01", true)
+			}
+		}
+		err := c.rollout.run(t.Context())
+		c.checkStopped(t, err, 6, "batch 3 of 5 (web-05 web-06)", "web-01: web answers is critical", "not touched: web-07 web-08 web-09 web-10")
+	})
+}
+
+func TestNodeDoesNotAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := start(t, 5)
+		c.Kill("web-02")
+		err := c.rollout.run(t.Context())
+		c.checkStopped(t, err, 1, "batch 2 of 5 (web-02)", "not touched: web-03 web-04 web-05")
+	})
+}
+
+func TestConsulFalters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var faltering bool
+		c := start(t, 2, exectest.Fault{
+			Match: func(r *http.Request) bool { return faltering && strings.HasPrefix(r.URL.Path, "/v1/health/") },
+			Times: 8, Do: exectest.Respond(http.StatusInternalServerError, "No cluster leader"),
+		})
+		c.begin = func(int) { faltering = true }
+		if err := c.rollout.run(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if !strings.Contains(c.output.String(), "waiting: ask Consul for the health of web: Unexpected response code: 500") {
+			t.Errorf("output:\n%s", &c.output)
+		}
+	})
+}
+
+func TestInterrupt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := start(t, 5)
+		c.services.boot = 20 * time.Second
+		ctx, cancel := context.WithCancel(t.Context())
+		c.begin = func(batch int) {
+			if batch == 2 {
+				time.AfterFunc(10*time.Second, cancel)
+			}
+		}
+		err := c.rollout.run(ctx)
+		c.checkStopped(t, err, 2, "batch 2 of 5 (web-02)", "not touched: web-03 web-04 web-05")
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
+// TestNothingDone has roll-outs that are over before they begin.
+func TestNothingDone(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		spoil func(*cluster)
+		want  string
+	}{
+		{"no command", func(c *cluster) { c.rollout.command = "" }, "-command is missing"},
+		{"no service", func(c *cluster) { c.rollout.service = "wob" }, `no node has a service "wob"`},
+		{"one is down", func(c *cluster) { c.services.setDown("web-04", true) }, "nothing was done: web is not healthy: web-04: web answers is critical"},
+		{"no time", func(c *cluster) { c.rollout.settle = c.rollout.timeout }, "-settle 1m0s is not less than -timeout 1m0s"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := start(t, 5)
+				test.spoil(c)
+				c.checkStopped(t, c.rollout.run(t.Context()), 0, test.want)
+			})
+		})
+	}
+}
+
+func TestProblem(t *testing.T) {
+	instance := func(checks ...*api.HealthCheck) *api.ServiceEntry {
+		return &api.ServiceEntry{Service: &api.AgentService{ID: "web-1"}, Checks: checks}
+	}
+	node := &api.HealthCheck{Name: "Serf Health Status", Status: api.HealthPassing}
+	for _, test := range []struct {
+		name     string
+		instance *api.ServiceEntry
+		want     string
+	}{
+		{"healthy", instance(node, &api.HealthCheck{ServiceID: "web-1", Status: api.HealthPassing}), ""},
+		{"no check", instance(node), " web-1 has no health check"},
+		{"warning", instance(node, &api.HealthCheck{ServiceID: "web-1", Name: "disk", Status: api.HealthWarning, Output: "\n90 %\nof\n"}), " disk is warning (90 %)"},
+		{"node", instance(&api.HealthCheck{Name: "Serf Health Status", Status: api.HealthCritical}, &api.HealthCheck{ServiceID: "web-1", Status: api.HealthPassing}), " Serf Health Status is critical ()"},
+	} {
+		if got := problem(test.instance); got != test.want {
+			t.Errorf("%s: %q, want %q", test.name, got, test.want)
+		}
+	}
+	r := rollout{service: "web"}
+	if err := r.unhealthy(map[string]string{"a": ""}, []string{"a", "b"}); err == nil || err.Error() != "web is not healthy: b: it is not in Consul" {
+		t.Errorf("a service that has gone: %v", err)
+	}
+}
+
+func TestBatches(t *testing.T) {
+	for _, test := range []struct {
+		nodes   int
+		percent string
+		want    []int
+	}{
+		{20, "10", []int{2, 2, 2, 2, 2, 2, 2, 2, 2, 2}},
+		{3, "10", []int{1, 1, 1}},
+		{29, "33", []int{9, 9, 9, 2}},
+		{7, "100", []int{7}},
+		{20, "10,40,50", []int{2, 8, 10}},
+		{20, "5,10,40", []int{1, 2, 8, 8, 1}},
+	} {
+		r := rollout{}
+		if err := r.setPercent(test.percent); err != nil {
+			t.Fatal(err)
+		}
+		var nodes []string
+		for i := range test.nodes {
+			nodes = append(nodes, fmt.Sprint(i))
+		}
+		batches := r.batches(nodes)
+		var sizes []int
+		for _, batch := range batches {
+			sizes = append(sizes, len(batch))
+		}
+		if !slices.Equal(sizes, test.want) || !slices.Equal(slices.Concat(batches...), nodes) {
+			t.Errorf("%s percent of %d nodes: %v", test.percent, test.nodes, batches)
+		}
+	}
+	for _, bad := range []string{"", "0", "101", "10,", "ten", "10 ,20"} {
+		if err := new(rollout).setPercent(bad); err == nil {
+			t.Errorf("-percent %q is taken", bad)
+		}
+	}
+}
+
+// build makes the program, the way that `go run` does.
+func build(t *testing.T) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "rolling")
+	if runtime.GOOS == "windows" {
+		program += ".exe"
+	}
+	if output, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	return program
+}
+
+// checkProgram runs the program and looks for texts in its output, in order.
+func checkProgram(t *testing.T, program string, args []string, success bool, want ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	command := exec.CommandContext(ctx, program, args...)
+	command.Env = append(os.Environ(), api.HTTPAddrEnvName+"=")
+	output, err := command.CombinedOutput()
+	if success != (err == nil) {
+		t.Errorf("%v: %v", args, err)
+	}
+	rest := string(output)
+	for _, text := range want {
+		_, after, found := strings.Cut(rest, text)
+		if !found {
+			t.Fatalf("%v: %q is missing or at the wrong place in:\n%s", args, text, output)
+		}
+		rest = after
+	}
+}
+
+func TestProgram(t *testing.T) {
+	t.Setenv(api.HTTPAddrEnvName, "")
+	client, err := api.NewClient(api.DefaultConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if answers(t.Context(), client) {
+		t.Skip("this machine has a Consul agent, where the program would run")
+	}
+	program := build(t)
+	t.Run("embedded", func(t *testing.T) {
+		t.Parallel()
+		checkProgram(t, program, []string{"-percent", "20,30,50"}, true,
+			"running on twenty embedded nodes\n", "web is healthy on 20 nodes; restarting it in 3 batches\n",
+			"batch 1: web-01 web-02 web-03 web-04\n", ": web stopped and started, start 2\n", "waiting: web is not healthy: web-01", "batch 1: healthy, ",
+			"batch 2: web-05", "batch 2: healthy, ", "batch 3: web-11", "batch 3: healthy, ")
+	})
+	t.Run("fails", func(t *testing.T) {
+		t.Parallel()
+		if runtime.GOOS == "windows" {
+			return // no /bin/sh
+		}
+		checkProgram(t, program, []string{"-percent", "5", "-command", "exit 3"}, false,
+			"web-01: exit 3\n", "stopped at batch 1 of 20 (web-01): ", "not touched: web-02 web-03")
+	})
+	t.Run("hangs", func(t *testing.T) {
+		t.Parallel()
+		if runtime.GOOS == "windows" {
+			return
+		}
+		checkProgram(t, program, []string{"-percent", "5", "-command", "sleep 1000", "-timeout", "1s"}, false,
+			"web-01: exit ", "stopped at batch 1 of 20 (web-01): ", "not touched: web-02 web-03")
+	})
+}
+
+// TestCluster asks real Consul for the health of services that it checks itself.
+func TestCluster(t *testing.T) {
+	if testing.Short() {
+		return
+	}
+	program := build(t)
+	t.Run("whole", func(t *testing.T) {
+		t.Parallel()
+		checkProgram(t, program, []string{"-cluster"}, true, "web is healthy on 3 nodes; restarting it in 3 batches\n",
+			"batch 1: client-1\n", "client-1: web stopped and started, start 2\n", "client-1: exit 0\n", "batch 1: healthy, ",
+			"batch 2: client-2\n", "batch 2: healthy, ", "batch 3: server-1\n", "batch 3: healthy, ")
+	})
+	t.Run("stops", func(t *testing.T) {
+		t.Parallel()
+		checkProgram(t, program, []string{"-cluster", "-break", "client-2", "-timeout", "8s"}, false,
+			"batch 1: healthy, ", "client-2: web stopped and started, start 2\n", "waiting: web is not healthy: client-2: web answers is critical",
+			"stopped at batch 2 of 3 (client-2): after 8s: web is not healthy: client-2: web answers is critical (HTTP GET ", "not touched: server-1\n")
+	})
+}
+
+// TestUnreachable has a Consul that was named and does not answer.
+func TestUnreachable(t *testing.T) {
+	srv := exectest.NewServer()
+	t.Setenv(api.HTTPAddrEnvName, srv.URL)
+	srv.Close()
+	r := rollout{out: io.Discard, service: "web", command: "true", percent: []int{10}, timeout: time.Minute}
+	if err := connectAndRun(t.Context(), &r); err == nil || !strings.Contains(err.Error(), "ask Consul for the health of web") {
+		t.Error(err)
+	}
+}
