@@ -3,11 +3,15 @@ package consulexec_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"runtime"
@@ -716,4 +720,31 @@ func TestReplicationWait(t *testing.T) {
 			t.Errorf("%v between job and event", pause)
 		}
 	})
+}
+
+// TestCertificate checks that a certificate which does not verify is not tried
+// again.
+func TestCertificate(t *testing.T) {
+	requests := 0
+	srv := httptest.NewUnstartedServer(http.NotFoundHandler())
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			requests++
+		}
+	}
+	srv.StartTLS()
+	e, err := consulexec.New("x", consulexec.WithConfig(&api.Config{Address: srv.URL}), consulexec.WithoutDiscovery())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = e.Run(t.Context())
+	srv.Close()
+	var certificate *tls.CertificateVerificationError
+	if !errors.As(err, &certificate) || !strings.Contains(err.Error(), "create session") {
+		t.Errorf("error %v", err)
+	}
+	if requests != 1 {
+		t.Errorf("%d connections", requests)
+	}
 }

@@ -185,6 +185,9 @@ func endOnNodes(t *testing.T, client *api.Client, kill func(node string)) {
 			if nodeError := new(consulexec.NodeError); errors.As(err, &nodeError) {
 				t.Error(err)
 			}
+			if got, want := states(result), "client-1: killed, client-2: killed, server-1: killed"; got != want {
+				t.Errorf("states %s", got)
+			}
 			if name == "script" {
 				checkFiles(t, result)
 			}
@@ -211,9 +214,12 @@ func endOnNodes(t *testing.T, client *api.Client, kill func(node string)) {
 		})
 		t.Run("without the options/"+name, func(t *testing.T) {
 			s := newSleeper(t)
-			s.cancelled(client, nodes, form(s.forms()[name])...)
+			result, _ := s.cancelled(client, nodes, form(s.forms()[name])...)
 			if n := s.running(); n != 3*nodes {
 				t.Errorf("%d processes left", n)
+			}
+			if got, want := states(result), "client-1: running, client-2: running, server-1: running"; got != want {
+				t.Errorf("states %s", got)
 			}
 		})
 	}
