@@ -48,8 +48,8 @@ func (c callbacks) by(call func(func())) callbacks {
 	return c
 }
 
-// OnSubmit calls fn when the event is on its way to the nodes, before any other
-// callback but OnError.
+// OnSubmit calls fn when the event is on its way to the nodes, or the first of them
+// that a rolling run tells, before any other callback but OnError.
 func OnSubmit(fn func()) Option {
 	return func(c *config) error { return setCallback(&c.callbacks.submit, "OnSubmit", fn, fn == nil) }
 }
@@ -87,7 +87,9 @@ func OnLost(fn func(node string, err error)) Option {
 }
 
 // OnNoResponse calls fn when an expected node has not acknowledged the job within
-// the ack timeout. OnAck may still follow, where others keep the run going.
+// the ack timeout. OnAck may still follow, where others keep the run going. For a
+// name of WithNodes that is not in the catalog, or not alive, it is called right
+// after OnSubmit.
 func OnNoResponse(fn func(node string)) Option {
 	return func(c *config) error { return setCallback(&c.callbacks.noResponse, "OnNoResponse", fn, fn == nil) }
 }

@@ -75,8 +75,8 @@
 // program that can.
 //
 // Gossip, which carries the event, may miss a node: each agent passes it on a few
-// times only, to others picked at random. Anti-entropy brings it to that node
-// within 30 seconds; [WithAckTimeout] says for how long the run waits for that.
+// times only, to others picked at random. Anti-entropy brings it to that node some
+// 30 seconds later; [WithAckTimeout] says for how long the run waits for that.
 //
 // # What a cluster must allow
 //

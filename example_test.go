@@ -142,3 +142,88 @@ func ExampleWithService() {
 	// true
 	// consulexec: no matching node is alive (WithService("nginx"), WithTag("^v2$"))
 }
+
+// Exactly these nodes. One that is not there is reported at once.
+func ExampleWithNodes() {
+	srv := exectest.NewServer(exectest.Node("web-1"), exectest.Node("web-2"), exectest.Node("web-3"))
+	defer srv.Close()
+
+	e, err := consulexec.New("true",
+		consulexec.WithClient(srv.Client()),
+		consulexec.WithNodes("web-3", "web-1", "web-9"),
+	)
+	if err != nil {
+		log.Fatal(err)
+	}
+	result, err := e.Run(context.Background())
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, n := range result.Nodes {
+		fmt.Println(n.Node, n.State)
+	}
+	fmt.Println(result.Err())
+	// Output:
+	// web-1 exited
+	// web-3 exited
+	// web-9 no response
+	// node web-9: no response: the catalog has no such agent
+}
+
+// A rolling run: one node after another, until the first failure.
+func ExampleWithConcurrency() {
+	upgrade := func(code int) exectest.NodeOption { return exectest.Run(exectest.Answer("", code)) }
+	srv := exectest.NewServer(
+		exectest.Node("web-1", upgrade(0)),
+		exectest.Node("web-2", upgrade(1)),
+		exectest.Node("web-3", upgrade(0)),
+	)
+	defer srv.Close()
+
+	e, err := consulexec.New("upgrade",
+		consulexec.WithClient(srv.Client()),
+		consulexec.WithConcurrency(1),
+		consulexec.WithMaxFailures(1),
+		consulexec.OnExit(func(node string, code int) { fmt.Println(node, "exits with", code) }),
+	)
+	if err != nil {
+		log.Fatal(err)
+	}
+	result, err := e.Run(context.Background())
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(result.Err())
+	// Output:
+	// web-1 exits with 0
+	// web-2 exits with 1
+	// consulexec: 1 failed, and 1 not told: WithMaxFailures(1)
+	// node web-2: exit status 1
+	// node web-3: skipped
+}
+
+// When the context ends, the command does too, on every node, children included.
+func ExampleWithKillOnCancel() {
+	srv := exectest.NewServer(exectest.Node("web-1"))
+	defer srv.Close()
+
+	ctx, cancel := context.WithCancel(context.Background())
+	e, err := consulexec.New("echo started; sleep 4321",
+		consulexec.WithClient(srv.Client()),
+		consulexec.WithKillOnCancel(),
+		consulexec.OnOutput(func(node string, output []byte) {
+			fmt.Printf("%s: %s", node, output)
+			cancel()
+		}),
+	)
+	if err != nil {
+		log.Fatal(err)
+	}
+	result, err := e.Run(ctx)
+	fmt.Println(errors.Is(err, context.Canceled))
+	fmt.Println(result.Nodes[0].State)
+	// Output:
+	// web-1: started
+	// true
+	// killed
+}

@@ -568,7 +568,7 @@ func (r *run) result(err error) *Result {
 		result.Session = r.session.id
 	}
 	if skipped := r.state.skipped; skipped > 0 && err == nil {
-		result.err = fmt.Errorf("consulexec: %d nodes failed, and %d were not told: WithMaxFailures(%d)", r.state.failed, skipped, r.maxFailures)
+		result.err = fmt.Errorf("consulexec: %d failed, and %d not told: WithMaxFailures(%d)", r.state.failed, skipped, r.maxFailures)
 	}
 	if missing := r.state.missing(); missing > 0 && err == nil {
 		result.err = fmt.Errorf("consulexec: %d nodes exited and %d are missing: WithMinNodes(%d)", r.state.exited, missing, r.minNodes)

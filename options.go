@@ -465,7 +465,7 @@ func WithWait(d time.Duration) Option {
 
 // WithAckTimeout sets how long after the event an expected node may take to
 // acknowledge the job before it counts as not responding; the default is 5 s.
-// Gossip takes about 0.2 s on a LAN, but up to 30 s to a node that missed it. A
+// Gossip takes about 0.2 s on a LAN, but some 30 s to a node that it missed. A
 // node that acknowledges later, while others keep the run going, still counts.
 func WithAckTimeout(d time.Duration) Option {
 	return func(c *config) error { return setPositive(&c.ackTimeout, "WithAckTimeout", d) }
