@@ -326,7 +326,7 @@ func (s *state) mayRun() (took, told []string) {
 		case n.State == StateExited:
 		case !n.Acked.IsZero():
 			took = append(took, name)
-		case !n.told.IsZero(), n.State == StateSkipped && s.skipped == 0 && !slices.Contains(s.waiting, name):
+		case !n.told.IsZero():
 			told = append(told, name)
 		}
 	}
