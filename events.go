@@ -33,8 +33,8 @@ const (
 	// EventLost says that Node ran the command and counts as lost. See OnLost.
 	EventLost
 
-	// EventNoResponse says that Node was expected to take the job and has not,
-	// within the ack timeout. See OnNoResponse.
+	// EventNoResponse says that Node was expected to take the job and has not. See
+	// OnNoResponse.
 	EventNoResponse
 )
 
@@ -103,7 +103,8 @@ var errLoopEnded = errors.New("the loop over Events has ended")
 //
 // To leave the loop is to cancel ctx: the run ends, and its session and keys are
 // removed before the statement after the loop. The error of Wait then wraps
-// context.Canceled, unless the run had come to its end. After a panic in the
+// context.Canceled, unless the run had come to its end, which is after the last
+// node's event: a loop that wants the run's success goes on until it ends. After a panic in the
 // loop body they are removed before the panic goes on.
 //
 // Callbacks that New was given are called as well, each before its event is in the

@@ -567,11 +567,16 @@ func (r *run) result(err error) *Result {
 	if r.session != nil {
 		result.Session = r.session.id
 	}
-	if skipped := r.state.skipped; skipped > 0 && err == nil {
-		result.err = fmt.Errorf("consulexec: %d failed, and %d not told: WithMaxFailures(%d)", r.state.failed, skipped, r.maxFailures)
+	if err != nil {
+		return result
 	}
-	if missing := r.state.missing(); missing > 0 && err == nil {
-		result.err = fmt.Errorf("consulexec: %d nodes exited and %d are missing: WithMinNodes(%d)", r.state.exited, missing, r.minNodes)
+	var errs []error
+	if skipped := r.state.skipped; skipped > 0 {
+		errs = append(errs, fmt.Errorf("consulexec: %d failed, and %d not told: WithMaxFailures(%d)", r.state.enough, skipped, r.maxFailures))
 	}
+	if missing := r.state.missing(); missing > 0 {
+		errs = append(errs, fmt.Errorf("consulexec: %d nodes exited and %d are missing: WithMinNodes(%d)", r.state.exited, missing, r.minNodes))
+	}
+	result.err = errors.Join(errs...)
 	return result
 }

@@ -254,16 +254,20 @@ func quote(word string) string {
 func (r *run) endCommands() error {
 	took, told := r.state.mayRun()
 	names := slices.Concat(took, told)
-	if r.session == nil || r.state.known && len(names) == 0 {
-		return nil
+	if r.state.news.IsZero() || r.state.known && len(names) == 0 {
+		return nil // nobody was told
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.caller), killTimeout+time.Duration(len(names))*killNodeTimeout)
 	defer cancel()
 	result, err := r.runKiller(ctx, names)
-	if errors.Is(err, ErrNoTargets) {
-		err = nil // each is named
+	var errs []error
+	switch {
+	case ctx.Err() != nil:
+		errs = append(errs, errors.New("not all could be told to end in time"))
+	case err != nil && !errors.Is(err, ErrNoTargets): // of which each is named
+		// Not wrapped: it is not the run's own error.
+		errs = append(errs, fmt.Errorf("tell them to end: %v", err))
 	}
-	errs := []error{err}
 	for _, name := range took {
 		n := r.state.nodes[name]
 		if why := notEnded(result, name); why != nil {
@@ -285,7 +289,7 @@ func (r *run) runKiller(ctx context.Context, names []string) (*Result, error) {
 	if r.state.known {
 		options = append(options, WithNodes(names...))
 	} else {
-		options = append(options, WithoutDiscovery(), WithMinNodes(len(names)), func(c *config) error {
+		options = append(options, WithoutDiscovery(), WithMinNodes(len(r.state.nodes)), func(c *config) error {
 			c.filter = r.filter
 			return nil
 		})

@@ -23,6 +23,7 @@ func TestMayRun(t *testing.T) {
 	s.nodes["is given up"].pending = false
 	s.absent("is absent", errors.New("not in the catalog"))
 	s.ack("a stranger", now)
+	s.pause(time.Second, now.Add(time.Minute)) // which tells nobody
 	took, silent := s.mayRun()
 	if want := []string{"a stranger", "is lost", "runs"}; !slices.Equal(took, want) {
 		t.Errorf("took it: %q, want %q", took, want)

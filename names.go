@@ -53,7 +53,11 @@ func pack(names []string, fits func(filter string) bool) [][]string {
 	names = slices.Sorted(slices.Values(names))
 	var groups [][]string
 	for len(names) > 0 {
-		n := sort.Search(len(names), func(i int) bool { return !fits(only(names[:i+1])) })
+		most := 1
+		for most < len(names) && fits(only(names[:most])) {
+			most = min(2*most, len(names))
+		}
+		n := sort.Search(most, func(i int) bool { return !fits(only(names[:i+1])) })
 		n = max(n, 1)
 		groups = append(groups, names[:n])
 		names = names[n:]

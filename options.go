@@ -354,7 +354,7 @@ func WithNodes(names ...string) Option {
 // is no limit.
 //
 // It needs to know the nodes, from Consul's catalog or by WithNodes; a run whose
-// token may not read the catalog fails. A node that has been told takes a place
+// token may not read the catalog fails without WithNodes. A node that has been told takes a place
 // until it has exited, is lost, or has not acknowledged within the ack timeout.
 // Of a lost node the command may still run, and one that acknowledges after that
 // timeout runs the command beside the others: WithAckTimeout makes that rarer.
@@ -368,8 +368,8 @@ func WithConcurrency(n int) Option {
 	}
 }
 
-// WithConcurrencyPercent is WithConcurrency with a part of the nodes, from 1 to
-// 100 percent, rounded down to whole nodes, but at least one.
+// WithConcurrencyPercent is WithConcurrency with a part of the nodes that can be
+// told, from 1 to 100 percent, rounded down to whole nodes, but at least one.
 func WithConcurrencyPercent(percent int) Option {
 	return func(c *config) error {
 		if percent < 1 || percent > 100 {
@@ -383,7 +383,8 @@ func WithConcurrencyPercent(percent int) Option {
 // WithMaxFailures tells no further node once n nodes have failed, n >= 1: exited
 // with another status than 0, lost, or without a response. Those that run go on to
 // their end; those never told are StateSkipped, and Result.Err says why. The
-// default is no limit. It needs to know the nodes, and is of little use without
+// default is no limit. Names of WithNodes that are not alive count before anyone is
+// told, so that perhaps nobody is. It needs to know the nodes, and is of little use without
 // WithConcurrency, as all are told at once then.
 func WithMaxFailures(n int) Option {
 	return func(c *config) error {
@@ -503,7 +504,8 @@ func WithReplicationWait(d time.Duration) Option {
 // WithoutDiscovery does not ask Consul's catalog which nodes to expect. The run
 // then ends by silence, as `consul exec` does: when no node is running and
 // nothing has come for the wait; or, with WithMinNodes, when that many have
-// exited and none is running.
+// exited and none is running. The names of WithNodes are expected nevertheless, and
+// the run ends with them.
 func WithoutDiscovery() Option {
 	return func(c *config) error {
 		c.noDiscovery = true

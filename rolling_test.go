@@ -168,6 +168,56 @@ func TestRollingCancelled(t *testing.T) {
 	})
 }
 
+// TestKillNobody cancels a run before it has told anybody: nothing may be run then.
+func TestKillNobody(t *testing.T) {
+	bubble(t, []exectest.Option{node("a", ok), node("b", ok)}, func(t *testing.T, srv *exectest.Server) {
+		remove := srv.Fault(exectest.Fault{Match: exectest.Path("GET", "/v1/health/"), Delay: 3 * time.Second})
+		defer remove()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, _, err := executeContext(ctx, t, srv.Client(), new(recorder), "x", consulexec.WithNodes("a"), consulexec.WithKillOnCancel())
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("error %v", err)
+		}
+		if n := srv.Executions("a") + srv.Executions("b"); n > 0 {
+			t.Errorf("%d executions", n)
+		}
+	})
+}
+
+// TestKillFails checks that a cancelled run whose command can't be ended was
+// cancelled, and had no deadline.
+func TestKillFails(t *testing.T) {
+	bubble(t, []exectest.Option{node("a", exectest.NeverExit)}, func(t *testing.T, srv *exectest.Server) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		time.AfterFunc(time.Second, cancel)
+		_, _, err := executeContext(ctx, t, srv.Client(), new(recorder), "x", consulexec.WithKillOnCancel())
+		var nodeErr *consulexec.NodeError
+		if !errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || !errors.As(err, &nodeErr) || nodeErr.Node != "a" {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
+// TestMaxFailuresAndMinNodes checks that Result.Err has both reasons, and that nobody
+// is waited for who will not be told.
+func TestMaxFailuresAndMinNodes(t *testing.T) {
+	nodes := []exectest.Option{node("a", exectest.Answer("", 1)), node("b", ok), node("c", ok)}
+	bubble(t, nodes, func(t *testing.T, srv *exectest.Server) {
+		start := time.Now()
+		_, result, err := execute(t, srv.Client(), "x", consulexec.WithConcurrency(1), consulexec.WithMaxFailures(1), consulexec.WithMinNodes(3))
+		if err != nil || time.Since(start) > 3*time.Second {
+			t.Errorf("error %v after %v", err, time.Since(start))
+		}
+		for _, want := range []string{"1 failed, and 2 not told: WithMaxFailures(1)", "2 are missing: WithMinNodes(3)"} {
+			if !strings.Contains(result.Err().Error(), want) {
+				t.Errorf("%v does not say %q", result.Err(), want)
+			}
+		}
+	})
+}
+
 // TestSixtyNames runs by sixty names of thirty letters, of which the agents of three
 // are there and the others seem to be.
 func TestSixtyNames(t *testing.T) {

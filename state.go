@@ -23,6 +23,7 @@ type state struct {
 	known   bool      // whether the expected nodes are
 	waiting []string  // expected nodes that were not told yet, in their order
 	skipped int       // expected nodes that will not be told for the failures of others
+	enough  int       // how many those were
 	doubt   error     // why it is not certain that an event went out, or nil
 	news    time.Time // when the last record came, or an event went out
 
@@ -85,9 +86,13 @@ func (s *state) add(name string) *node {
 // have failed it drops the rest.
 func (s *state) next() []string {
 	if s.maxFailures > 0 && s.failed >= s.maxFailures {
-		s.skipped += len(s.waiting)
+		if len(s.waiting) > 0 {
+			s.skipped, s.enough = len(s.waiting), s.failed
+		}
 		s.waiting = nil
 	}
+	// A stranger's key may have made one of them run.
+	s.waiting = slices.DeleteFunc(s.waiting, func(name string) bool { return s.nodes[name].State != StateSkipped })
 	n := len(s.waiting)
 	if s.concurrency > 0 {
 		n = min(n, max(0, s.concurrency-s.running-s.pending))
@@ -210,6 +215,9 @@ func (s *state) due(n *node) time.Time {
 // nobody was silent.
 func (s *state) pause(outage time.Duration, now time.Time) {
 	shift := func(t *time.Time) {
+		if t.IsZero() || t.After(now) {
+			return // never, or not yet: the event's turn in gossip
+		}
 		if *t = t.Add(outage); t.After(now) {
 			*t = now
 		}
@@ -246,7 +254,7 @@ func (s *state) done(listed time.Time) bool {
 	if s.running > 0 || s.pending > 0 || len(s.waiting) > 0 {
 		return false
 	}
-	if s.exited >= s.minNodes && (s.known || s.minNodes > 0) {
+	if (s.exited >= s.minNodes || s.skipped > 0) && (s.known || s.minNodes > 0) {
 		return true
 	}
 	return !listed.Before(s.news.Add(s.quiet()))

@@ -172,7 +172,15 @@ func TestStatePause(t *testing.T) {
 		t.Errorf("silent %v", silent)
 	}
 	s.output("a", nil, at(31))
+	s.expect([]string{"queued", "waits"})
+	s.tell([]string{"queued"}, at(40), nil) // gossip carries it later
 	s.pause(time.Hour, at(31))
+	if told := s.nodes["queued"].told; !told.Equal(at(40)) {
+		t.Errorf("queued was told after %v", told.Sub(start))
+	}
+	if told := s.nodes["waits"].told; !told.IsZero() {
+		t.Errorf("waits was told at %v", told)
+	}
 	if seen := s.nodes["a"].seen; seen.After(at(31)) {
 		t.Errorf("seen %v in the future", seen.Sub(at(31)))
 	}
