@@ -49,7 +49,8 @@ func (c callbacks) by(call func(func())) callbacks {
 }
 
 // OnSubmit calls fn when the event is on its way to the nodes, or the first of them
-// that a rolling run tells, before any other callback but OnError.
+// that a rolling run tells, before any other callback but OnError. It is called as
+// well where WithMaxFailures leaves nobody to tell, as enough nodes are not alive.
 func OnSubmit(fn func()) Option {
 	return func(c *config) error { return setCallback(&c.callbacks.submit, "OnSubmit", fn, fn == nil) }
 }

@@ -31,8 +31,8 @@ import (
 // The results are in the order of datacenters; Result.Datacenter names each. The
 // error joins those of the runs that failed, each of which names its
 // datacenter; the result of such a run says how far it came. Where an option makes
-// no sense, or a datacenter is empty or there twice, there is an error and no result,
-// and nothing was started.
+// no sense, ctx is nil, or there is no datacenter, an empty one or one twice, there is
+// an error and no result, and nothing was started.
 func RunDatacenters(ctx context.Context, datacenters []string, command string, options func(datacenter string) []Option) ([]*Result, error) {
 	execs, err := newDatacenters(datacenters, command, options)
 	if err != nil {

@@ -75,7 +75,7 @@ func (e *Exec) Run(ctx context.Context) (*Result, error) {
 
 // Start begins to run the command and returns at once. The callbacks are called
 // on a goroutine of its own; what goes wrong is the error of Wait. Start itself
-// returns ErrStarted for an Exec that was started before.
+// returns ErrStarted for an Exec that was started before, and an error for a nil ctx.
 //
 // When ctx ends, the run does: its session and keys are removed, and the error
 // wraps the context's. The commands that run on nodes go on, as Consul's agents
