@@ -176,15 +176,20 @@ func (s *Server) Close() {
 // Client returns a client of the cluster that needs no socket. Its token and namespace are those of the environment, as
 // for any client, and mean nothing here.
 func (s *Server) Client() *api.Client {
-	client, err := api.NewClient(&api.Config{
-		Address:    "exectest",
-		Scheme:     "http",
-		HttpClient: &http.Client{Transport: transport{s}},
-	})
+	client, err := api.NewClient(s.Config())
 	if err != nil {
 		panic(fmt.Sprintf("exectest: new client: %v", err))
 	}
 	return client
+}
+
+// Config returns a configuration for such clients, as consulexec.WithConfig takes it.
+func (s *Server) Config() *api.Config {
+	return &api.Config{
+		Address:    "exectest",
+		Scheme:     "http",
+		HttpClient: &http.Client{Transport: transport{s}},
+	}
 }
 
 // start runs f on a goroutine that Close waits for; not at all once the cluster is closed.
