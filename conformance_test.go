@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -52,8 +53,21 @@ func TestConformance(t *testing.T) {
 			{Name: "far-1", Datacenter: "dc2", Server: true},
 			{Name: "far-2", Datacenter: "dc2"},
 		}})
-		conform(t, cluster.Client("web-1"))
+		conform(t, ownClient(t, cluster.Address("web-1")))
 	})
+}
+
+// ownClient returns a client like those of New's own making.
+func ownClient(t *testing.T, address string) *api.Client {
+	transport := new(http.Transport)
+	t.Cleanup(transport.CloseIdleConnections)
+	httpClient := &http.Client{Transport: transport}
+	client, err := api.NewClient(&api.Config{Address: address, HttpClient: httpClient})
+	if err != nil {
+		t.Fatal(err)
+	}
+	consulexec.TakeBodies(httpClient)
+	return client
 }
 
 // answering are the nodes of dc1 that answer.
@@ -68,6 +82,7 @@ func conform(t *testing.T, client *api.Client) {
 		{"Kinds", conformKinds},
 		{"Output", conformOutput},
 		{"LongOutput", conformLongOutput},
+		{"MuchOutput", conformMuchOutput},
 		{"ExitCodes", conformExitCodes},
 		{"Heartbeats", conformHeartbeats},
 		{"Filters", conformFilters},

@@ -91,7 +91,7 @@ func failFrom(t *testing.T, n, times int, way func(http.ResponseWriter, *http.Re
 			return true
 		}})
 		rec := &recorder{t: t}
-		e, err := consulexec.New("x", append(rec.options(), consulexec.WithClient(srv.Client()), consulexec.WithCapture(1000))...)
+		e, err := consulexec.New("x", append(rec.options(), consulexec.WithConfig(srv.Config()), consulexec.WithCapture(1000))...)
 		if err != nil {
 			t.Fatal(err)
 		}

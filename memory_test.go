@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/consulexec/consulexec"
 	"github.com/consulexec/consulexec/exectest"
@@ -33,9 +34,10 @@ func TestMemory(t *testing.T) {
 	}
 	var before, most uint64
 	received, measured := 0, 0
-	e, err := consulexec.New("x", consulexec.WithClient(srv.Client()), consulexec.OnOutput(func(_ string, output []byte) {
+	e, err := consulexec.New("x", consulexec.WithConfig(srv.Config()), consulexec.OnOutput(func(_ string, output []byte) {
 		if received == 0 {
-			<-written // the server has all of it
+			<-written               // the server has all of it
+			time.Sleep(time.Second) // much more than that must not be taken for few
 			before = inUse()
 		}
 		if received += len(output); received-measured > total/12 {

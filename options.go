@@ -230,7 +230,11 @@ func (c *config) connect() error {
 	conf := api.DefaultConfig()
 	if c.apiConfig != nil {
 		given := *c.apiConfig // api.NewClient fills in its argument
-		if given.Transport == nil && given.HttpClient == nil {
+		switch {
+		case given.HttpClient != nil:
+			client := *given.HttpClient
+			given.HttpClient = &client
+		case given.Transport == nil:
 			given.Transport = conf.Transport
 			c.transport = conf.Transport
 		}
@@ -250,6 +254,7 @@ func (c *config) connect() error {
 	if err != nil {
 		return fmt.Errorf("make a client for Consul at %s: %w", conf.Address, err)
 	}
+	takeBodies(conf.HttpClient) // api.NewClient has put in which one it uses
 	c.client = client
 	return nil
 }
@@ -515,7 +520,8 @@ func WithoutDiscovery() Option {
 
 // WithPrefix sets the folder of Consul's KV store in which the job stands; the
 // default is "_rexec". Agents follow any prefix, where their token may write to
-// it.
+// it. The job is gone from there when the run ends; where there is much output, or
+// many nodes, what was read of it goes before.
 func WithPrefix(prefix string) Option {
 	return func(c *config) error {
 		if err := checkPrefix(prefix); err != nil {
@@ -545,7 +551,8 @@ func WithDatacenter(dc string) Option {
 // follows CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN and the other variables of
 // Consul's tools. New reads conf and leaves it as it is. Where conf has no
 // Transport and no HttpClient, answers are not compressed, which is cheaper for
-// both sides where Consul is near; for one far away give a Transport.
+// both sides where Consul is near; for one far away give a Transport. A client that
+// New makes decodes much output in less time than one of WithClient.
 func WithConfig(conf *api.Config) Option {
 	return func(c *config) error {
 		if conf == nil {

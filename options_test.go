@@ -1,6 +1,7 @@
 package consulexec
 
 import (
+	"bytes"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
+
+	"github.com/consulexec/consulexec/exectest"
 )
 
 func TestNewRefuses(t *testing.T) {
@@ -184,6 +187,30 @@ func TestClient(t *testing.T) {
 		}
 		if c.transport != nil {
 			t.Error("New took the caller's transport for its own")
+		}
+	})
+	t.Run("answers", func(t *testing.T) {
+		srv := exectest.NewServer(exectest.Node("a"))
+		defer srv.Close()
+		srv.Put("key", []byte("value"))
+		c, err := newConfig("x", []Option{WithConfig(srv.Config())})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var body bytes.Buffer
+		q := (&api.QueryOptions{}).WithContext(takeBody(t.Context(), &body))
+		if pairs, _, err := c.client.KV().List("", q); err != nil || len(pairs) > 0 || body.Len() == 0 {
+			t.Errorf("error %v; consul/api decoded %d pairs, and %d bytes were taken before", err, len(pairs), body.Len())
+		}
+	})
+	t.Run("http client", func(t *testing.T) {
+		given := &http.Client{Transport: new(http.Transport)}
+		before := *given
+		if _, err := newConfig("x", []Option{WithConfig(&api.Config{HttpClient: given})}); err != nil {
+			t.Fatal(err)
+		}
+		if given.Transport != before.Transport {
+			t.Error("New changed the caller's HTTP client")
 		}
 	})
 }

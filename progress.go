@@ -21,17 +21,21 @@ type progress struct {
 	next   int // the number of the first chunk not yet read
 }
 
+// hasRead tells whether a key of the node was read, or says nothing new.
+func (p *progress) hasRead(k jobKey) bool {
+	switch k.kind {
+	case keyAck:
+		return p.acked
+	case keyExit:
+		return p.exited
+	}
+	return p.exited || k.chunk < p.next
+}
+
 // unread is a key that has not been read yet.
 type unread struct {
 	jobKey
 	value *value // nil until it is known
-}
-
-// value is what matters of a key's value. It is decoded as it is, because the
-// rest takes its time where there are many.
-type value struct {
-	Value   []byte
-	Session string
 }
 
 // isFresh tells whether a key has not been read yet. A node that has exited has
@@ -43,20 +47,13 @@ func (r *reader) isFresh(k jobKey) bool {
 			return false
 		}
 	}
-	switch {
-	case p == nil:
+	if p == nil {
 		return true
-	case k.kind == keyAck:
-		return !p.acked
-	case k.kind == keyExit:
-		return !p.exited
-	case k.chunk < p.next:
-		return false
-	case p.exited:
-		r.logOdd(r.base+k.path(), "output after the exit")
-		return false
 	}
-	return true
+	if p.exited && k.chunk >= p.next && k.kind == keyOutput {
+		r.logOdd(r.base+k.path(), "output after the exit")
+	}
+	return !p.hasRead(k)
 }
 
 // inOrder sorts keys by node, and those of a node as it wrote them: ack, output
@@ -105,7 +102,6 @@ func (r *reader) note(records []record, k jobKey, v *value) []record {
 		k.node = strings.Clone(k.node) // not the whole key
 		p = new(progress)
 		r.nodes[k.node] = p
-		r.nested = r.nested || strings.Contains(k.node, "/")
 	}
 	if !p.acked {
 		p.acked = true
@@ -114,12 +110,12 @@ func (r *reader) note(records []record, k jobKey, v *value) []record {
 	switch k.kind {
 	case keyExit:
 		p.exited = true
-		r.ended = append(r.ended, k.node)
 	case keyOutput:
 		if k.chunk > p.next {
 			r.log.Warn("output is missing", "node", k.node, "from", p.next, "before", k.chunk)
 		}
 		p.next = k.chunk + 1
+		r.came += len(v.Value)
 	default:
 		return records
 	}

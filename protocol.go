@@ -40,6 +40,9 @@ const (
 	minLamportSize = 1
 	maxLamportSize = 5
 
+	// maxChunk is how many bytes of output agents put into a key, at most.
+	maxChunk = 4096
+
 	// sessionIDLength is the length of a session's UUID in text.
 	sessionIDLength = 36
 )

@@ -1,6 +1,7 @@
 package consulexec
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"slices"
@@ -16,16 +17,21 @@ const (
 	// is also about what it takes to notice a connection that has fallen silent.
 	pollWait = 10 * time.Second
 
-	// A node that has exited says no more, and its keys only make listings longer.
-	// They are deleted where there are more than this many.
-	manyKeys = 1000
+	// A listing brings the values along, which saves the requests for them, where no
+	// more than fewBytes were read before, and no more than manyBytes of new values are
+	// to be expected.
+	fewBytes  = 16 << 10
+	manyBytes = 4 << 20
 
-	// While there are no more keys than this, and no more bytes in them, listings
-	// bring the values along: it saves a request each. But not once a callback has
-	// taken so long that any amount may have come meanwhile.
-	fewKeys  = 64
-	fewBytes = 16 << 10
-	fewTime  = 250 * time.Millisecond
+	// keySize is about what a key takes in such a listing besides its value.
+	keySize = 200
+
+	// What is to be expected is what the last listing had new, and more in proportion
+	// where more time has passed since. But nobody knows once that is more than
+	// minGap and several times as much, or more than maxGap, as when a callback took
+	// long.
+	minGap = 50 * time.Millisecond
+	maxGap = time.Second
 )
 
 // A record is one thing that a node reported.
@@ -54,8 +60,8 @@ type batch struct {
 	err error
 }
 
-// reader lists the keys under a job, again whenever they change, and reads each
-// value once.
+// reader lists the keys under a job, again whenever they change, and hands each
+// value over once.
 type reader struct {
 	*consul
 	session string
@@ -64,13 +70,20 @@ type reader struct {
 
 	nodes  map[string]*progress
 	odd    map[string]time.Time // keys that don't belong and were logged, and when they were read
-	few    bool                 // whether listings bring the values along
 	txnOps int                  // how many operations Consul takes in a transaction
-	ended  []string             // nodes that have exited and whose keys were not deleted
-	nested bool                 // whether a node's name may be the beginning of another's
+	body   bytes.Buffer         // of the last answer
 	pacer  pacer
 
-	listed time.Time // when the last listing came, or zero
+	listed time.Time     // when the last listing came; at first, when this began
+	every  time.Duration // how long what it had new took to come
+	came   int           // how many bytes of values that was
+	again  int           // how many bytes of another one with values would not be new
+	others int           // how many of them were not for what was read, in the last with values
+
+	gone    int       // about how many deletions Consul has a record of
+	reaped  time.Time // since when they are counted
+	failing time.Time // when a deletion failed last, or zero
+
 	asked  time.Time // when the last request was made
 	unsure time.Time // since when it is not certain that everything was seen, or zero
 	failed bool      // whether a request has failed since then
@@ -88,8 +101,8 @@ func newReader(c *consul, session, base string) *reader {
 		out:     make(chan batch),
 		nodes:   make(map[string]*progress),
 		odd:     make(map[string]time.Time),
-		few:     true,
 		txnOps:  txnOps,
+		listed:  time.Now(),
 	}
 }
 
@@ -100,9 +113,9 @@ func (r *reader) run(ctx context.Context) {
 
 // A listing is what there is under the job.
 type listing struct {
-	keys  []string
-	pairs api.KVPairs // the same with their values, where they came along
-	index uint64
+	pairs  []pair
+	values bool // whether the values came along
+	index  uint64
 }
 
 // read lists and delivers for ever. It returns why it could not.
@@ -123,7 +136,8 @@ func (r *reader) read(ctx context.Context) error {
 		if err := r.deliver(ctx, found); err != nil {
 			return err
 		}
-		if !sleep(ctx, r.pacer.pause(time.Now(), len(found.keys))) {
+		r.forget(ctx, found)
+		if !sleep(ctx, r.pacer.pause(time.Now(), len(found.pairs)+r.gone)) {
 			return ctx.Err()
 		}
 	}
@@ -183,27 +197,62 @@ func (r *reader) list(ctx context.Context, index uint64) (found listing, err err
 	return found, err
 }
 
-// ask makes the request of a listing, for names and values while there are few.
+// ask makes the request of a listing.
 func (r *reader) ask(q *api.QueryOptions) (found listing, err error) {
 	var meta *api.QueryMeta
-	r.few = r.few && (r.listed.IsZero() || time.Since(r.listed) < fewTime)
-	if !r.few {
-		found.keys, meta, err = r.client.KV().Keys(r.base, "", q)
+	q = q.WithContext(r.takeBody(q.Context()))
+	if found.values = r.expectsFew(); found.values {
+		found.pairs, meta, err = r.askValues(q)
 	} else {
-		found.pairs, meta, err = r.client.KV().List(r.base, q)
-		bytes := 0
-		for _, pair := range found.pairs {
-			found.keys = append(found.keys, pair.Key)
-			bytes += len(pair.Value)
-		}
-		r.few = len(found.pairs) <= fewKeys && bytes <= fewBytes
+		found.pairs, meta, err = r.askNames(q)
 	}
 	if err != nil {
 		return listing{}, err
 	}
-	r.listed = time.Now()
+	now := time.Now()
+	// A listing that waits is answered at the first change.
+	r.every = min(now.Sub(r.listed), r.asked.Sub(r.listed)+minGap)
+	r.came, r.listed = 0, now
 	found.index = max(meta.LastIndex, 1) // 0 would not wait
 	return found, nil
+}
+
+// expectsFew tells whether there will be few enough bytes in a listing with values.
+func (r *reader) expectsFew() bool {
+	gap := time.Since(r.listed)
+	known := gap <= min(max(minGap, 4*r.every), maxGap)
+	return known && r.again <= fewBytes && float64(r.came)*float64(gap) <= manyBytes*float64(r.every)
+}
+
+// takeBody has a request leave its answer's body in r.body, which does not stay large
+// for the sake of one that was.
+func (r *reader) takeBody(ctx context.Context) context.Context {
+	if r.body.Cap() > 2*manyBytes {
+		r.body = bytes.Buffer{}
+	}
+	return takeBody(ctx, &r.body)
+}
+
+func (r *reader) askValues(q *api.QueryOptions) ([]pair, *api.QueryMeta, error) {
+	decoded, meta, err := r.client.KV().List(r.base, q)
+	if err == nil && r.body.Len() > 0 {
+		pairs, err := decodePairs(r.body.Bytes())
+		return pairs, meta, err
+	}
+	pairs := make([]pair, len(decoded))
+	for i, p := range decoded {
+		pairs[i] = pair{p.Key, value{p.Value, p.Session}}
+	}
+	return pairs, meta, err
+}
+
+func (r *reader) askNames(q *api.QueryOptions) ([]pair, *api.QueryMeta, error) {
+	names, meta, err := r.client.KV().Keys(r.base, "", q)
+	if err == nil && r.body.Len() > 0 {
+		pairs, err := decodeNames(r.body.Bytes())
+		return pairs, meta, err
+	}
+	return named(names), meta, err
 }
 
 // look makes a request, and takes note of when it was made and since when
@@ -240,16 +289,17 @@ func (r *reader) outage() time.Duration {
 func (r *reader) deliver(ctx context.Context, found listing) error {
 	last := batch{listed: r.asked, outage: r.outage(), jobGone: true}
 	var fresh []unread
-	for i, key := range found.keys {
-		k := parseKey(strings.TrimPrefix(key, r.base))
+	for i := range found.pairs {
+		p := &found.pairs[i]
+		k := r.parse(p.Key)
 		switch {
 		case k.kind == keyJob:
 			last.jobGone = false
 		case k.kind == keyUnknown:
-			r.logOdd(key, "unknown key")
+			r.logOdd(p.Key, "unknown key")
 		case !r.isFresh(k):
-		case found.pairs != nil:
-			fresh = append(fresh, unread{k, &value{found.pairs[i].Value, found.pairs[i].Session}})
+		case found.values:
+			fresh = append(fresh, unread{k, &p.value})
 		default:
 			fresh = append(fresh, unread{jobKey: k})
 		}
@@ -268,7 +318,7 @@ func (r *reader) deliver(ctx context.Context, found listing) error {
 		if !r.send(ctx, batch{records: records}) {
 			return ctx.Err()
 		}
-		clear(group) // its values, while the rest of the listing is read
+		clear(group) // its values, while those of the rest of the names are read
 		fresh = fresh[len(group):]
 	}
 	if !r.send(ctx, last) {
@@ -277,11 +327,10 @@ func (r *reader) deliver(ctx context.Context, found listing) error {
 	if r.unconfirmed(left) {
 		r.refresh()
 	}
-	if len(found.keys) > manyKeys && !r.nested {
-		r.deleteEnded(ctx)
-	}
 	return nil
 }
+
+func (r *reader) parse(key string) jobKey { return parseKey(strings.TrimPrefix(key, r.base)) }
 
 // send hands b over, and tells whether ctx let it.
 func (r *reader) send(ctx context.Context, b batch) bool {

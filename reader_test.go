@@ -106,6 +106,35 @@ func TestOdd(t *testing.T) {
 	}
 }
 
+// TestExpectsFew tells when a listing may bring values along.
+func TestExpectsFew(t *testing.T) {
+	const ms = time.Millisecond
+	for _, test := range []struct {
+		name       string
+		gap, every time.Duration
+		came       int
+		again      int
+		want       bool
+	}{
+		{"first", 0, 0, 0, 0, true},
+		{"first, after an outage", 20 * time.Second, 0, 0, 0, false},
+		{"little, now and then", ms, minGap, 100, 2000, true},
+		{"read before", ms, minGap, 100, fewBytes + 1, false},
+		{"as much again", 400 * ms, 400 * ms, manyBytes / 2, 200, true},
+		{"twice too much", 400 * ms, 400 * ms, manyBytes * 2, 200, false},
+		{"too much by now", 400 * ms, 200 * ms, manyBytes * 3 / 4, 200, false},
+		{"much later than before", 300 * ms, 60 * ms, 1, 200, false},
+		{"a slow callback", 2 * time.Second, 2 * time.Second, 1, 200, false},
+	} {
+		r := testReader()
+		r.listed = time.Now().Add(-test.gap)
+		r.every, r.came, r.again = test.every, test.came, test.again
+		if got := r.expectsFew(); got != test.want {
+			t.Errorf("%s: %v", test.name, got)
+		}
+	}
+}
+
 // TestOutageTime checks how long a reader says that it could not see.
 func TestOutageTime(t *testing.T) {
 	start := time.Now()

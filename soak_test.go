@@ -94,6 +94,9 @@ func (s *soaking) nodes() []exectest.Option {
 func (s *soaking) handler(name string) exectest.Handler {
 	steps, pause := s.IntN(10), s.upTo(5*time.Second)
 	size := 1 << s.IntN(14)
+	if s.one(5) {
+		steps, pause, size = s.IntN(300), s.upTo(200*time.Millisecond), 4096 // it is deleted when it was read
+	}
 	code := 0
 	if s.one(4) {
 		code = s.IntN(256)
@@ -133,7 +136,7 @@ func (s *soaking) handler(name string) exectest.Handler {
 // options draws the run's settings.
 func (s *soaking) options() []consulexec.Option {
 	wait := 200*time.Millisecond + s.upTo(3*time.Second)
-	options := []consulexec.Option{consulexec.WithCapture(1 << 20), consulexec.WithWait(wait)}
+	options := []consulexec.Option{consulexec.WithCapture(1 << 22), consulexec.WithWait(wait)}
 	if s.one(3) {
 		options = append(options, consulexec.WithLostTimeout(3*wait+s.upTo(20*time.Second)))
 	}
@@ -233,7 +236,11 @@ func (s *soaking) run(t *testing.T, srv *exectest.Server) {
 	}
 	end := s.troubles(srv)
 	rec := &recorder{t: t}
-	e, err := consulexec.New("x", append(append(rec.options(), consulexec.WithClient(srv.Client())), s.options()...)...)
+	reach := consulexec.WithClient(srv.Client())
+	if s.one(2) {
+		reach = consulexec.WithConfig(srv.Config())
+	}
+	e, err := consulexec.New("x", append(append(rec.options(), reach), s.options()...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -46,40 +46,45 @@ var errTooMany = errors.New("too many operations in a transaction")
 func (r *reader) get(ctx context.Context, keys []unread) (missing []int, err error) {
 	ops := make([]txnOp, len(keys))
 	for i, k := range keys {
-		ops[i].KV.Verb, ops[i].KV.Key = api.KVGet, r.base+k.path()
+		ops[i] = kvOp(api.KVGet, r.base+k.path())
 	}
 	op := operation{doing: "read values under " + r.base, need: "key:read on " + r.base, patience: sessionLife}
+	tooMany := false
 	err = r.look(ctx, op, func(ctx context.Context) error {
-		// Not by client.Txn, whose errors do not tell the status.
-		var answer txnAnswer
-		_, err := r.client.Raw().Write("/v1/txn", ops, &answer, r.write(ctx))
+		answer, err := r.transact(ctx, ops)
 		var status api.StatusError
 		switch {
 		case err == nil:
-			return answer.take(keys)
-		case !errors.As(err, &status):
-			return err
-		case status.Code == http.StatusRequestEntityTooLarge && len(keys) > oldTxnOps:
-			r.txnOps = oldTxnOps
+			return take(answer, keys)
+		case errors.Is(err, errTooMany):
+			tooMany = true
 			return nil
-		case status.Code != http.StatusConflict:
-			return err
+		case errors.As(err, &status) && status.Code == http.StatusConflict:
+			missing, err = rolledBack(status.Body)
 		}
-		if err := json.Unmarshal([]byte(status.Body), &answer); err != nil {
-			return err
-		}
-		for _, e := range answer.Errors {
-			missing = append(missing, e.OpIndex)
-		}
-		if missing == nil {
-			return errors.New("transaction rolled back without a reason")
-		}
-		return nil
+		return err
 	})
-	if err == nil && len(keys) > r.txnOps {
+	if tooMany {
 		err = errTooMany
 	}
 	return missing, err
+}
+
+// transact makes a transaction and returns the answer. Where Consul takes fewer
+// operations than these, the error is errTooMany, and the next will have fewer.
+func (r *reader) transact(ctx context.Context, ops []txnOp) (answer []byte, err error) {
+	// Not by client.Txn, whose errors do not tell the status.
+	var body json.RawMessage
+	_, err = r.client.Raw().Write("/v1/txn", ops, &body, r.write(r.takeBody(ctx)))
+	var status api.StatusError
+	if errors.As(err, &status) && status.Code == http.StatusRequestEntityTooLarge && len(ops) > oldTxnOps {
+		r.txnOps = oldTxnOps
+		return nil, errTooMany
+	}
+	if r.body.Len() > 0 {
+		return r.body.Bytes(), err
+	}
+	return body, err
 }
 
 // txnOp is what is needed of an operation of a transaction.
@@ -90,24 +95,40 @@ type txnOp struct {
 	}
 }
 
-// txnAnswer is the answer to a transaction that only reads.
-type txnAnswer struct {
-	Results []struct{ KV *value }
-	Errors  api.TxnErrors
+func kvOp(verb api.KVOp, key string) (op txnOp) {
+	op.KV.Verb, op.KV.Key = verb, key
+	return op
 }
 
 // take gives keys the values that a transaction brought.
-func (a *txnAnswer) take(keys []unread) error {
-	if len(a.Results) != len(keys) {
-		return fmt.Errorf("%d values for %d keys", len(a.Results), len(keys))
+func take(answer []byte, keys []unread) error {
+	pairs, err := decodeResults(answer)
+	if err != nil {
+		return err
 	}
-	for i, result := range a.Results {
-		if result.KV == nil {
-			return fmt.Errorf("no value for %s", keys[i].path())
-		}
-		keys[i].value = result.KV
+	if len(pairs) != len(keys) {
+		return fmt.Errorf("%d values for %d keys", len(pairs), len(keys))
+	}
+	for i := range pairs {
+		keys[i].value = &pairs[i].value
 	}
 	return nil
+}
+
+// rolledBack returns the places of the keys for whose lack Consul rolled a
+// transaction back.
+func rolledBack(answer string) (missing []int, err error) {
+	var decoded struct{ Errors api.TxnErrors }
+	if err := json.Unmarshal([]byte(answer), &decoded); err != nil {
+		return nil, err
+	}
+	for _, e := range decoded.Errors {
+		missing = append(missing, e.OpIndex)
+	}
+	if missing == nil {
+		return nil, errors.New("transaction rolled back without a reason")
+	}
+	return missing, nil
 }
 
 // without returns keys less those at the places given.
@@ -122,26 +143,4 @@ func without(keys []unread, places []int) []unread {
 		}
 	}
 	return rest
-}
-
-// deleteEnded deletes the keys of nodes that have exited, as many in a request as
-// any Consul takes. It does not matter whether it succeeds.
-func (r *reader) deleteEnded(ctx context.Context) {
-	for len(r.ended) >= oldTxnOps {
-		group := r.ended[:oldTxnOps]
-		ops := make([]txnOp, len(group))
-		for i, name := range group {
-			ops[i].KV.Verb, ops[i].KV.Key = api.KVDeleteTree, r.base+name+"/"
-		}
-		op := operation{doing: "delete what was read under " + r.base, need: "key:write on " + r.base}
-		err := r.try(ctx, op, func(ctx context.Context) error {
-			_, err := r.client.Raw().Write("/v1/txn", ops, nil, r.write(ctx))
-			return err
-		})
-		if err != nil {
-			r.log.Debug("not deleted", "error", err)
-			return
-		}
-		r.ended = slices.Delete(r.ended, 0, len(group))
-	}
 }
