@@ -5,10 +5,10 @@ import "time"
 // What a listing costs, client and server together, in round figures, and what
 // part of the time listings may take. Only their proportions matter: a listing of
 // few keys is asked for at once, but no more than 20 in a second go on; one of
-// 3,000 keys 8 times in a second.
+// 3,000 keys 12 times in a second.
 const (
 	listCost  = 5 * time.Millisecond
-	keyCost   = 2500 * time.Nanosecond
+	keyCost   = time.Microsecond
 	listShare = 10 // a tenth
 
 	// listBurst is what may be spent at once after a while of rest: 20 short
@@ -19,16 +19,15 @@ const (
 	maxPause = 750 * time.Millisecond
 )
 
-// pacer spaces listings out, so that reading the same names over and over takes
-// no more than a small part of the time, however long the list grows. The zero
-// pacer has its whole budget.
+// pacer spaces listings out, so that they take no more than a small part of the
+// time, however much there is to go through. The zero pacer has its whole budget.
 type pacer struct {
 	spent time.Duration // of listBurst
 	last  time.Time     // when that was so
 }
 
-// pause takes note of a listing of so many keys, and returns how long to wait
-// before the next.
+// pause takes note of a listing of so many keys, those counted that Consul still has
+// a record of, and returns how long to wait before the next.
 func (p *pacer) pause(now time.Time, keys int) time.Duration {
 	if !p.last.IsZero() {
 		p.spent = max(0, p.spent-now.Sub(p.last)/listShare)

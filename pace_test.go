@@ -14,8 +14,9 @@ func TestPacer(t *testing.T) {
 		longest     time.Duration // pause
 	}{
 		{10, 18, 1_900, 2_100, 60 * time.Millisecond},
-		{3_000, 7, 790, 820, 150 * time.Millisecond},
-		{35_000, 0, 130, 140, time.Second},
+		{3_000, 10, 1_230, 1_280, 100 * time.Millisecond},
+		{35_000, 2, 245, 255, 500 * time.Millisecond},
+		{200_000, 0, 130, 140, time.Second},
 	} {
 		var p pacer
 		var longest time.Duration
