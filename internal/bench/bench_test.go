@@ -31,7 +31,7 @@ func TestMeasure(t *testing.T) {
 	} {
 		t.Run(w.Name, func(t *testing.T) {
 			t.Parallel()
-			o := options{clients: []string{ours, peers}, runs: 1, batch: 1}
+			o := options{clients: []string{ours, given, peers}, runs: 1, batch: 1}
 			r, err := measureWork(t.Context(), w, o)
 			if err != nil {
 				t.Fatal(err)
@@ -42,8 +42,8 @@ func TestMeasure(t *testing.T) {
 				}
 				checkMeasurement(t, client, w, r[client][0])
 			}
-			if rows := makeRows(w, o, r); len(rows) != 4 {
-				t.Errorf("%d rows, want the writing, two clients and their ratio", len(rows))
+			if rows := makeRows(w, o, r); len(rows) != 5 {
+				t.Errorf("%d rows, want the writing, three clients and a ratio", len(rows))
 			}
 		})
 	}
@@ -56,7 +56,7 @@ func checkMeasurement(t *testing.T, client string, w work, m measurement) {
 		t.Errorf("%s: %s", client, p)
 	}
 	discoveries := int64(1)
-	if w.Undiscovered && client == ours {
+	if w.Undiscovered && client != peers {
 		discoveries = 0
 	}
 	for k, least := range [kinds]int64{listKeys: 1, readValues: 1, sessions: 2, events: 1, catalogs: discoveries, others: 1} {

@@ -9,6 +9,8 @@ import (
 	"runtime/pprof"
 	"time"
 
+	"github.com/hashicorp/consul/api"
+
 	"github.com/consulexec/consulexec"
 )
 
@@ -19,6 +21,7 @@ const clientEnv = "CONSULEXEC_BENCH_CLIENT"
 // clientJob is what a client process is to do.
 type clientJob struct {
 	Work    work
+	Given   bool   // whether with a client of the caller's
 	Profile string // a file for the CPU profile, or empty
 }
 
@@ -64,7 +67,15 @@ func (job clientJob) run() report {
 		defer pprof.StopCPUProfile()
 	}
 	c := newChecker(job.Work)
-	e, err := consulexec.New("uptime", c.options()...)
+	options := c.options()
+	if job.Given {
+		client, err := api.NewClient(api.DefaultConfig())
+		if err != nil {
+			return report{Err: err.Error()}
+		}
+		options = append(options, consulexec.WithClient(client))
+	}
+	e, err := consulexec.New("uptime", options...)
 	if err != nil {
 		return report{Err: err.Error()}
 	}

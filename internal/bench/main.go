@@ -74,6 +74,7 @@ type options struct {
 // The clients, by the names of the flag and of the table.
 const (
 	ours  = "consulexec"
+	given = "with-client" // consulexec by a client of its caller's
 	peers = "consul-exec"
 )
 
@@ -84,7 +85,7 @@ func parse(args []string) (options, error) {
 		flags  = flag.NewFlagSet("bench", flag.ExitOnError)
 	)
 	names := flags.String("work", "", "workloads, comma-separated: "+strings.Join(presetNames(), ", ")+", or all; default all, or custom where one of its flags is given")
-	clients := flags.String("clients", ours+","+peers, "clients, comma-separated")
+	clients := flags.String("clients", ours+","+peers, "clients, comma-separated; with-client is consulexec by WithClient")
 	flags.IntVar(&o.runs, "runs", 5, "runs of each client, of which the table has the medians")
 	flags.IntVar(&o.batch, "batch", 1, "writes of different nodes per transaction, up to 64; more than 1 for rates that single writes, as agents make them, do not reach")
 	flags.StringVar(&o.profile, "cpuprofile", "", "file for the CPU profile of consulexec's last run of a workload; the workload's name is appended")
@@ -103,7 +104,7 @@ func parse(args []string) (options, error) {
 	}
 	o.clients = strings.Split(*clients, ",")
 	for _, c := range o.clients {
-		if !slices.Contains([]string{ours, peers}, c) {
+		if !slices.Contains([]string{ours, given, peers}, c) {
 			return o, fmt.Errorf("-clients: no client %q", c)
 		}
 	}

@@ -41,7 +41,7 @@ func (b *bench) startProcess(client string) (*process, error) {
 		p.cmd.Env = os.Environ()
 	} else {
 		var err error
-		if p.cmd, err = b.ownCommand(); err != nil {
+		if p.cmd, err = b.ownCommand(client); err != nil {
 			return nil, err
 		}
 		read = func(from io.Reader) (r report, err error) {
@@ -63,12 +63,12 @@ func (b *bench) startProcess(client string) (*process, error) {
 }
 
 // ownCommand runs consulexec in this binary.
-func (b *bench) ownCommand() (*exec.Cmd, error) {
+func (b *bench) ownCommand(client string) (*exec.Cmd, error) {
 	binary, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	j := clientJob{Work: b.work}
+	j := clientJob{Work: b.work, Given: client == given}
 	if b.options.profile != "" {
 		j.Profile = b.options.profile + "." + b.work.Name
 	}

@@ -137,7 +137,7 @@ func makeRows(w work, o options, r results) []row {
 	}
 	r.subtractWriting()
 	var rows []row
-	for _, client := range []string{alone, ours, peers} {
+	for _, client := range []string{alone, ours, given, peers} {
 		if len(r[client]) == 0 {
 			continue
 		}
@@ -170,7 +170,7 @@ func (r results) subtractWriting() {
 	if math.IsNaN(writing) {
 		return
 	}
-	for _, client := range []string{ours, peers} {
+	for _, client := range []string{ours, given, peers} {
 		for i := range r[client] {
 			m := &r[client][i]
 			m.serverForClient = m.serverCPU - time.Duration(writing*float64(time.Second))
