@@ -138,7 +138,7 @@ func run(job *job) int {
 	defer screen.close()
 	defer interruptible(cancel, screen)()
 
-	client, closeCluster, err := connect(ctx, job, screen)
+	cluster, closeCluster, err := connect(ctx, job, screen)
 	if err != nil {
 		screen.err(err.Error())
 		return 1
@@ -156,7 +156,7 @@ func run(job *job) int {
 		format = textFormat{screen, job.verbose}
 	}
 	log := &steps{screen: screen, verbose: job.verbose, json: job.format == "json"}
-	e, err := consulexec.New(job.command, append(job.options, consulexec.WithClient(client), consulexec.WithLogger(slog.New(log)))...)
+	e, err := consulexec.New(job.command, append(job.options, consulexec.WithConfig(cluster), consulexec.WithLogger(slog.New(log)))...)
 	if err != nil {
 		screen.err(err.Error())
 		return 1
@@ -209,18 +209,19 @@ func interruptible(cancel context.CancelCauseFunc, screen *screen) (stop func())
 	}
 }
 
-// connect returns a client of the cluster to run on, and what ends it.
-func connect(ctx context.Context, job *job, screen *screen) (*api.Client, func(), error) {
-	client, err := api.NewClient(job.consul)
+// connect returns how to reach the cluster to run on, and what ends it.
+func connect(ctx context.Context, job *job, screen *screen) (*api.Config, func(), error) {
+	config := *job.consul // api.NewClient fills in its argument
+	client, err := api.NewClient(&config)
 	if err != nil {
 		return nil, nil, err
 	}
 	if job.address || answers(ctx, client) {
-		return client, func() {}, nil
+		return job.consul, func() {}, nil
 	}
-	screen.err(fmt.Sprintf("no Consul agent at %s and %s is not set: running on three embedded nodes", job.consul.Address, api.HTTPAddrEnvName))
+	screen.err(fmt.Sprintf("no Consul agent at %s and %s is not set: running on three embedded nodes", config.Address, api.HTTPAddrEnvName))
 	srv := exectest.NewServer(exectest.Node("web-1"), exectest.Node("web-2"), exectest.Node("web-3"))
-	return srv.Client(), srv.Close, nil
+	return srv.Config(), srv.Close, nil
 }
 
 // answers tells whether an agent with a leader answers at once.
