@@ -1,10 +1,12 @@
 package consulexec_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -215,18 +217,22 @@ func TestNodeKilled(t *testing.T) {
 		return
 	}
 	cluster := fiveNodes(t)
-	kill := func(on, name string) *recorder {
-		return &recorder{hook: func(call string) {
-			if call == on {
-				if err := cluster.Kill(name); err != nil {
+	t.Run("runs", func(t *testing.T) {
+		start := time.Now()
+		rec := new(recorder)
+		acks := 0
+		rec.hook = func(call string) {
+			if strings.HasPrefix(call, "ack ") {
+				acks++
+			}
+			if acks == 5 { // the event has come through, so that no gossip is lost
+				acks = 0
+				if err := cluster.Kill("client-2"); err != nil {
 					t.Error(err)
 				}
 			}
-		}}
-	}
-	t.Run("runs", func(t *testing.T) {
-		start := time.Now()
-		_, result, err := executeContext(t.Context(), t, cluster.Client("client-1"), kill("ack client-2", "client-2"), "sleep 5", consulexec.WithWait(500*time.Millisecond), consulexec.WithLostTimeout(10*time.Second))
+		}
+		_, result, err := executeContext(t.Context(), t, cluster.Client("client-1"), rec, "sleep 5", consulexec.WithWait(500*time.Millisecond), consulexec.WithLostTimeout(10*time.Second))
 		if err != nil {
 			t.Error(err)
 		}
@@ -476,7 +482,7 @@ func TestACL(t *testing.T) {
 	nodes[1].Services = []devcluster.Service{{ID: "web-1", Name: "web", Tags: []string{"v1"}}}
 	nodes[2].AgentPolicy = `key_prefix "_rexec/" { policy = "deny" }` // never acks
 	cluster := devcluster.Start(t, devcluster.Config{Nodes: nodes, ACL: true})
-	run := func(t *testing.T, rules string, options ...consulexec.Option) (*consulexec.Result, error) {
+	command := func(t *testing.T, command, rules string, options ...consulexec.Option) (*consulexec.Result, error) {
 		t.Helper()
 		token, err := cluster.Token(rules)
 		if err != nil {
@@ -484,7 +490,7 @@ func TestACL(t *testing.T) {
 		}
 		config := &api.Config{Address: cluster.Address("client-1"), Token: token}
 		rec := &recorder{t: t}
-		e, err := consulexec.New("true", append(append(rec.options(), consulexec.WithConfig(config), consulexec.WithCapture(100)), options...)...)
+		e, err := consulexec.New(command, append(append(rec.options(), consulexec.WithConfig(config), consulexec.WithCapture(100)), options...)...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -493,6 +499,10 @@ func TestACL(t *testing.T) {
 		checkNothingLeft(t, cluster.Client("server-1"), e, result)
 		return result, err
 	}
+	run := func(t *testing.T, rules string, options ...consulexec.Option) (*consulexec.Result, error) {
+		t.Helper()
+		return command(t, "true", rules, options...)
+	}
 	const allButOne = "client-1: exit 0, client-2: no response, server-1: exit 0"
 
 	t.Run("enough", func(t *testing.T) {
@@ -500,6 +510,18 @@ func TestACL(t *testing.T) {
 		result, err := run(t, policy+catalogPolicy)
 		if err != nil || result.DiscoveryErr != nil || states(result) != allButOne {
 			t.Errorf("error %v, discovery %v, states %s", err, result.DiscoveryErr, states(result))
+		}
+	})
+	t.Run("much output", func(t *testing.T) {
+		t.Parallel()
+		var log bytes.Buffer
+		logger := slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		result, err := command(t, "seq 60000; sleep 1; seq 60000", policy+catalogPolicy, consulexec.WithNode("-1$"), consulexec.WithLogger(logger))
+		if err != nil || result.Err() != nil {
+			t.Errorf("error %v, result %v", err, result.Err())
+		}
+		if !strings.Contains(log.String(), "deleted what was read") || strings.Contains(log.String(), "not deleted") {
+			t.Errorf("nothing was deleted, or not all:\n%s", &log)
 		}
 	})
 	t.Run("one service", func(t *testing.T) {
