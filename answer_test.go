@@ -14,7 +14,7 @@ import (
 
 // someAnswers returns a list of names, one with values, and the answer to a
 // transaction, for keys of a node.
-func someAnswers(t testing.TB, indent bool, name string) (names, pairs, results []byte) {
+func someAnswers(t *testing.T, indent bool, name string) (names, pairs, results []byte) {
 	t.Helper()
 	type result struct{ KV *api.KVPair }
 	var (

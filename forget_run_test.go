@@ -192,9 +192,9 @@ func conformMuchOutput(t *testing.T, client *api.Client) {
 	for _, name := range []string{"db-1", "web-1", "web-2"} {
 		checkNumbered(t, result, name, bits*lines)
 	}
-	if slices.ContainsFunc(keys, func(key string) bool {
-		return strings.HasPrefix(key, "_rexec/"+result.Session) && strings.HasSuffix(key, "/out/00000")
-	}) {
-		t.Error("the first chunk of a node is still there when most was read")
+	keys = slices.DeleteFunc(keys, func(key string) bool { return !strings.HasPrefix(key, "_rexec/"+result.Session) })
+	first := func(key string) bool { return strings.HasSuffix(key, "/out/00000") }
+	if len(keys) == 0 || slices.ContainsFunc(keys, first) {
+		t.Errorf("when most was read there are %d keys, or a node's first chunk is still there", len(keys))
 	}
 }

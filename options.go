@@ -551,8 +551,7 @@ func WithDatacenter(dc string) Option {
 // follows CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN and the other variables of
 // Consul's tools. New reads conf and leaves it as it is. Where conf has no
 // Transport and no HttpClient, answers are not compressed, which is cheaper for
-// both sides where Consul is near; for one far away give a Transport. A client that
-// New makes decodes much output in less time than one of WithClient.
+// both sides where Consul is near; for one far away give a Transport.
 func WithConfig(conf *api.Config) Option {
 	return func(c *config) error {
 		if conf == nil {
@@ -565,7 +564,8 @@ func WithConfig(conf *api.Config) Option {
 
 // WithClient uses a client of the caller's, which may serve any number of runs
 // at once. Its connections stay open after the run. A client that was made for
-// another datacenter than its agent's needs WithDatacenter beside it.
+// another datacenter than its agent's needs WithDatacenter beside it. Much output
+// takes more CPU to read than with WithConfig, as consul/api then decodes it.
 func WithClient(client *api.Client) Option {
 	return func(c *config) error {
 		if client == nil {
