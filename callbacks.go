@@ -1,116 +1,86 @@
 package consulexec
 
-import "fmt"
+import "errors"
 
-// callbacks are the caller's functions, called by the goroutine that runs the
-// Exec, one at a time.
-type callbacks struct {
-	submit     func()
-	ack        func(node string)
-	output     func(node string, output []byte)
-	line       func(node, line string) // nil where nobody wants lines
-	heartbeat  func(node string)
-	exit       func(node string, code int)
-	lost       func(node string, err error)
-	noResponse func(node string)
-	done       func()
-	fail       func(err error)
-}
-
-// noCallbacks has a function that does nothing for each that the caller does
-// not set.
-func noCallbacks() callbacks {
-	return callbacks{
-		submit:     func() {},
-		ack:        func(string) {},
-		output:     func(string, []byte) {},
-		heartbeat:  func(string) {},
-		exit:       func(string, int) {},
-		lost:       func(string, error) {},
-		noResponse: func(string) {},
-		done:       func() {},
-		fail:       func(error) {},
-	}
-}
-
-// by returns callbacks that have call make each call of c's, on whatever goroutine.
-func (c callbacks) by(call func(func())) callbacks {
-	given := c
-	c.submit = func() { call(given.submit) }
-	c.ack = func(node string) { call(func() { given.ack(node) }) }
-	c.output = func(node string, output []byte) { call(func() { given.output(node, output) }) }
-	c.heartbeat = func(node string) { call(func() { given.heartbeat(node) }) }
-	c.exit = func(node string, code int) { call(func() { given.exit(node, code) }) }
-	c.lost = func(node string, err error) { call(func() { given.lost(node, err) }) }
-	c.noResponse = func(node string) { call(func() { given.noResponse(node) }) }
-	c.done = func() { call(given.done) }
-	c.fail = func(err error) { call(func() { given.fail(err) }) }
-	return c
-}
-
-// OnSubmit calls fn when the event is on its way to the nodes, or the first of them
-// that a rolling run tells, before any other callback but OnError. It is called as
-// well where WithMaxFailures leaves nobody to tell, as enough nodes are not alive.
+// OnSubmit calls fn when the first event is on its way to the nodes, before any
+// other callback but OnError. A run that dispatches to no node, as enough nodes are
+// down for WithMaxFailures, calls it too.
 func OnSubmit(fn func()) Option {
-	return func(c *config) error { return setCallback(&c.callbacks.submit, "OnSubmit", fn, fn == nil) }
+	return on(EventSubmit, "OnSubmit", fn == nil, func(Event) { fn() })
 }
 
 // OnAck calls fn when a node has taken the job and is about to run the command,
 // once for each node.
 func OnAck(fn func(node string)) Option {
-	return func(c *config) error { return setCallback(&c.callbacks.ack, "OnAck", fn, fn == nil) }
+	return on(EventAck, "OnAck", fn == nil, func(e Event) { fn(e.Node) })
 }
 
-// OnOutput calls fn with each piece of a node's output, in order: stdout and
-// stderr in one stream, cut by the agent into pieces of at most 4096 bytes
-// without regard for lines or characters, half a second after the last write at
+// OnOutput calls fn with each piece of a node's output, in order: stdout and stderr
+// in one stream. The agent cuts it into pieces of at most 4096 bytes, without regard
+// to lines or characters, and sends a piece half a second after the last write at
 // the latest. fn may keep output.
 func OnOutput(fn func(node string, output []byte)) Option {
-	return func(c *config) error { return setCallback(&c.callbacks.output, "OnOutput", fn, fn == nil) }
+	return on(EventOutput, "OnOutput", fn == nil, func(e Event) { fn(e.Node, e.Output) })
 }
 
-// OnHeartbeat calls fn each time a node says that the command still runs, though
-// it has printed nothing for the wait.
+// OnLine calls fn with each line of a node's output, in order, empty lines too. The
+// line comes without the newline that ends it ("\n" or "\r\n"). How the agent cuts
+// the output into pieces makes no difference. A line is delivered when its newline
+// has come, after the call of OnOutput with that piece.
+//
+// What follows the last newline is a line too. It is delivered before OnExit or
+// OnLost, or before OnError if the run fails while the node still runs. A line of
+// more than MaxLine bytes is delivered in pieces of MaxLine bytes, the last one
+// shorter; that may cut a character in two. Bytes that are not UTF-8 stay as they
+// are, and so does a "\r" without a "\n" after it.
+func OnLine(fn func(node, line string)) Option {
+	return on(eventLine, "OnLine", fn == nil, func(e Event) { fn(e.Node, string(e.Output)) })
+}
+
+// OnHeartbeat calls fn when a node reports that the command still runs although it
+// has printed nothing for the wait. See WithWait.
 func OnHeartbeat(fn func(node string)) Option {
-	return func(c *config) error { return setCallback(&c.callbacks.heartbeat, "OnHeartbeat", fn, fn == nil) }
+	return on(EventHeartbeat, "OnHeartbeat", fn == nil, func(e Event) { fn(e.Node) })
 }
 
-// OnExit calls fn when the command has ended on a node, after all its output,
-// once for each node that ends it. See NodeResult.ExitCode for the codes.
+// OnExit calls fn when the command has ended on a node, after all its output, once
+// for each node. See NodeResult.ExitCode for the codes.
 func OnExit(fn func(node string, code int)) Option {
-	return func(c *config) error { return setCallback(&c.callbacks.exit, "OnExit", fn, fn == nil) }
+	return on(EventExit, "OnExit", fn == nil, func(e Event) { fn(e.Node, e.ExitCode) })
 }
 
-// OnLost calls fn when a node that ran the command counts as lost; it is the
-// last call for that node. err is a *NodeError that says why.
+// OnLost calls fn when a node that ran the command counts as lost. It is the last
+// call for that node. err is a *NodeError that says why.
 func OnLost(fn func(node string, err error)) Option {
-	return func(c *config) error { return setCallback(&c.callbacks.lost, "OnLost", fn, fn == nil) }
+	return on(EventLost, "OnLost", fn == nil, func(e Event) { fn(e.Node, e.Err) })
 }
 
 // OnNoResponse calls fn when an expected node has not acknowledged the job within
-// the ack timeout. OnAck may still follow, where others keep the run going. For a
+// the ack timeout. OnAck may still follow if other nodes keep the run going. For a
 // name of WithNodes that is not in the catalog, or not alive, it is called right
 // after OnSubmit.
 func OnNoResponse(fn func(node string)) Option {
-	return func(c *config) error { return setCallback(&c.callbacks.noResponse, "OnNoResponse", fn, fn == nil) }
+	return on(EventNoResponse, "OnNoResponse", fn == nil, func(e Event) { fn(e.Node) })
 }
 
-// OnDone calls fn last, when the run went to its end, whatever the commands'
-// statuses. Session and keys are gone by then.
+// OnDone calls fn last, if the run went to its end, whatever the commands' statuses
+// are. Session and keys are gone by then.
 func OnDone(fn func()) Option {
-	return func(c *config) error { return setCallback(&c.callbacks.done, "OnDone", fn, fn == nil) }
+	return on(eventDone, "OnDone", fn == nil, func(Event) { fn() })
 }
 
-// OnError calls fn last, in place of OnDone, when the run failed. err is the
-// error that Wait returns.
+// OnError calls fn last, in place of OnDone, if the run failed. err is the error
+// that Wait returns.
 func OnError(fn func(err error)) Option {
-	return func(c *config) error { return setCallback(&c.callbacks.fail, "OnError", fn, fn == nil) }
+	return on(eventError, "OnError", fn == nil, func(e Event) { fn(e.Err) })
 }
 
-func setCallback[F any](to *F, option string, fn F, isNil bool) error {
-	if isNil {
-		return fmt.Errorf("%s(nil): no function", option)
+func on(event EventType, option string, isNil bool, callback listener) Option {
+	return func(c *config) error {
+		if isNil {
+			return badValue(option, nil, errors.New("no function"))
+		}
+		c.handlers[event] = callback
+		return nil
 	}
-	*to = fn
-	return nil
 }

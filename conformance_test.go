@@ -17,6 +17,7 @@ import (
 
 	"github.com/consulexec/consulexec"
 	"github.com/consulexec/consulexec/exectest"
+	"github.com/consulexec/consulexec/internal/consul"
 	"github.com/consulexec/consulexec/internal/devcluster"
 )
 
@@ -66,7 +67,7 @@ func ownClient(t *testing.T, address string) *api.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	consulexec.TakeBodies(httpClient)
+	consul.InterceptBodies(httpClient)
 	return client
 }
 
@@ -385,7 +386,7 @@ func conformMaxFailures(t *testing.T, client *api.Client) {
 	if got, want := states(result), "db-1: exit 3, web-1: skipped, web-2: exit 3"; err != nil || got != want {
 		t.Errorf("error %v, states %s, want %s", err, got, want)
 	}
-	if err := result.Err(); err == nil || !strings.Contains(err.Error(), "2 failed, and 1 not told: WithMaxFailures(2)") {
+	if err := result.Err(); err == nil || !strings.Contains(err.Error(), "2 failed, and 1 skipped: WithMaxFailures(2)") {
 		t.Errorf("result %v", err)
 	}
 	rec, result, err := execute(t, client, "true", consulexec.WithMaxFailures(1), consulexec.WithNodes("web-2", "nobody"))

@@ -9,13 +9,13 @@ import (
 )
 
 // RunDatacenters runs command in several datacenters at once, each as a run of its
-// own with its own session and job, and waits for the end of all. What goes wrong in
-// one leaves the others running.
+// own with its own session and job, and waits for the end of all. A failure in one
+// datacenter leaves the others running.
 //
-// The options of each are those that options returns for it, and WithDatacenter;
-// nil is none. options is called for all datacenters, in their order, before
-// anything is started. Callbacks that it makes know their datacenter from its
-// argument:
+// The options of each run are those that the function options returns for its
+// datacenter, and WithDatacenter. A nil function means no options. It is called for
+// all datacenters, in their order, before anything is started. Its callbacks know
+// their datacenter from its argument:
 //
 //	func(datacenter string) []consulexec.Option {
 //		return []consulexec.Option{
@@ -24,15 +24,15 @@ import (
 //	}
 //
 // The callbacks of all runs are called one at a time, on the caller's goroutine, as
-// by Run. One that takes its time slows the reading in all datacenters. Where one
-// panics, no other is called any more: the runs are cancelled, their sessions
-// and keys are removed, and then the panic goes on.
+// by Run. A slow callback slows the reading in all datacenters. If one panics, no
+// other is called: the runs are cancelled, their sessions and keys are removed, and
+// then the panic goes on.
 //
 // The results are in the order of datacenters; Result.Datacenter names each. The
-// error joins those of the runs that failed, each of which names its
-// datacenter; the result of such a run says how far it came. Where an option makes
-// no sense, ctx is nil, or there is no datacenter, an empty one or one twice, there is
-// an error and no result, and nothing was started.
+// error joins the errors of the runs that failed, and names their datacenters. The
+// result of such a run says how far it got. If an option is not usable, ctx is nil,
+// or datacenters is empty or has an empty or repeated name, there is an error and no
+// result, and nothing was started.
 func RunDatacenters(ctx context.Context, datacenters []string, command string, options func(datacenter string) []Option) ([]*Result, error) {
 	execs, err := newDatacenters(datacenters, command, options)
 	if err != nil {
@@ -71,11 +71,11 @@ func newDatacenters(datacenters []string, command string, options func(datacente
 			errs = append(errs, fmt.Errorf("consulexec: RunDatacenters(%q): has %q twice", datacenters, dc))
 			continue
 		}
-		var opts []Option
+		var given []Option
 		if options != nil {
-			opts = options(dc)
+			given = options(dc)
 		}
-		e, err := New(command, append(slices.Clone(opts), WithDatacenter(dc))...)
+		e, err := New(command, append(slices.Clone(given), WithDatacenter(dc))...)
 		if err != nil {
 			err = fmt.Errorf("datacenter %q: %w", dc, err)
 		}
@@ -85,40 +85,40 @@ func newDatacenters(datacenters []string, command string, options func(datacente
 	return execs, errors.Join(errs...)
 }
 
-// runTogether runs what has begun, each on a goroutine of its own, and waits for
-// all. It makes their callbacks' calls itself.
+// runTogether runs what has begun, each run on a goroutine of its own, and waits for
+// all. It calls their callbacks itself.
 func runTogether(ctx context.Context, execs []*Exec) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var (
 		calls   = make(chan func())
 		called  = make(chan struct{}) // for the run whose call was made
-		aborted = make(chan struct{}) // closed where no further call is made
-		ended   = make(chan struct{}) // for each run
+		aborted = make(chan struct{}) // closed when no further call is made
+		ended   = make(chan struct{}) // one for each run
 	)
-	call := func(fn func()) {
-		select {
-		case calls <- fn:
-		case <-aborted:
-			runtime.Goexit()
-		}
-		select {
-		case <-called:
-		case <-aborted:
-			runtime.Goexit()
+	// onCaller returns a listener that runs on the caller's goroutine.
+	onCaller := func(listen listener) listener {
+		return func(event Event) {
+			select {
+			case calls <- func() { listen(event) }:
+			case <-aborted:
+				runtime.Goexit()
+			}
+			select {
+			case <-called:
+			case <-aborted:
+				runtime.Goexit()
+			}
 		}
 	}
 	for _, e := range execs {
-		config := *e.config
-		config.callbacks = config.callbacks.by(call)
-		e.config = &config
 		go func() {
 			defer func() { ended <- struct{}{} }()
-			e.run(ctx)
+			e.run(ctx, onCaller(e.config.handlers.listener()))
 		}()
 	}
 	running := len(execs)
-	defer func() { // a callback panicked or ended this goroutine, where any run is left
+	defer func() { // runs are left if a callback panicked or ended this goroutine
 		cancel()
 		close(aborted)
 		for range running {
@@ -127,8 +127,8 @@ func runTogether(ctx context.Context, execs []*Exec) {
 	}()
 	for running > 0 {
 		select {
-		case fn := <-calls:
-			fn()
+		case call := <-calls:
+			call()
 			called <- struct{}{}
 		case <-ended:
 			running--

@@ -3,47 +3,87 @@ package consulexec
 import (
 	"errors"
 	"fmt"
+
+	"github.com/consulexec/consulexec/internal/consul"
 )
 
 var (
-	// ErrNoCommand is in the error of New where there is nothing to run: no
-	// command, no script and no arguments.
+	// ErrNoCommand is in the error of New if there is nothing to run: no command,
+	// no script and no arguments.
 	ErrNoCommand = errors.New("no command")
 
-	// ErrStarted is what Start and Run return for an Exec that ran already.
+	// ErrBadOption is in the error of New if an option or the command is not
+	// usable. See OptionError.
+	ErrBadOption = errors.New("bad option")
+
+	// ErrStarted is what Start, Run and Events return for an Exec that was started
+	// before.
 	ErrStarted = errors.New("consulexec: already started")
 
 	// ErrNotStarted is what Wait returns for an Exec that was not started.
 	ErrNotStarted = errors.New("consulexec: not started")
 
-	// ErrNoTargets is in the error of a run for which there is no node: the
-	// catalog has no node alive that matches, and none was told; or, where the
-	// expected nodes are not known, none answered.
+	// ErrNoTargets is in the error of a run that has no node: the catalog has no
+	// node that is alive and matches, and no node got the job. If the expected nodes
+	// are not known, it means that no node has answered.
 	ErrNoTargets = errors.New("no matching node")
 
-	// ErrSessionLost is in the error of a run whose session ended before the
-	// run: destroyed by somebody, expired, or lost with the node that held it.
-	// The agents can report nothing after that; the commands go on.
-	ErrSessionLost = errors.New("session lost")
+	// ErrSessionLost is in the error of a run whose session ended before the run.
+	// Somebody destroyed it, it expired, or the node that held it left the catalog.
+	// Agents can report nothing after that; their commands go on.
+	ErrSessionLost = consul.ErrSessionLost
 
-	// ErrPermissionDenied is in the error of a run whose token lacks a
-	// permission, and in Result.DiscoveryErr where the token may not read the
-	// catalog.
-	ErrPermissionDenied = errors.New("permission denied")
+	// ErrPermissionDenied is in the error of a run whose token lacks a permission.
+	// It is also in Result.DiscoveryErr if the token may not read the catalog.
+	ErrPermissionDenied = consul.ErrPermissionDenied
 
 	// ErrDiscoveryOff is Result.DiscoveryErr of a run WithoutDiscovery.
 	ErrDiscoveryOff = errors.New("discovery is off")
 )
 
-// NodeError says why a node does not count as a success.
+// An OptionError says what is wrong with an option or with the command. For
+// errors.Is it is ErrBadOption.
+type OptionError struct {
+	// Option is the name of the option, such as "WithNode", or "command". If
+	// several options do not go together, it is the first of them.
+	Option string
+
+	// Err says what is wrong.
+	Err error
+
+	value string // what follows the name in the text, such as `("(")`
+}
+
+// Error names the option, its value and the problem.
+func (e *OptionError) Error() string { return e.Option + e.value + ": " + e.Err.Error() }
+
+// Unwrap returns e.Err.
+func (e *OptionError) Unwrap() error { return e.Err }
+
+// Is reports whether target is ErrBadOption.
+func (e *OptionError) Is(target error) bool { return target == ErrBadOption }
+
+// badValue returns the error of an option that was given value.
+func badValue(option string, value any, problem error) error {
+	format := "(%v)"
+	switch value.(type) {
+	case nil:
+		value = "nil"
+	case string, []string:
+		format = "(%q)"
+	}
+	return &OptionError{Option: option, Err: problem, value: fmt.Sprintf(format, value)}
+}
+
+// A NodeError says why a node does not count as a success.
 type NodeError struct {
 	Node     string
 	State    State
-	ExitCode int   // where State is StateExited
+	ExitCode int   // if State is StateExited
 	Err      error // what else is known, or nil
 }
 
-// Error names the node and what became of it.
+// Error names the node and its outcome.
 func (e *NodeError) Error() string {
 	text := fmt.Sprintf("node %s: ", e.Node)
 	switch {

@@ -197,7 +197,7 @@ func ExampleWithConcurrency() {
 	// Output:
 	// web-1 exits with 0
 	// web-2 exits with 1
-	// consulexec: 1 failed, and 1 not told: WithMaxFailures(1)
+	// consulexec: 1 failed, and 1 skipped: WithMaxFailures(1)
 	// node web-2: exit status 1
 	// node web-3: skipped
 }

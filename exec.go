@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"os"
 	"slices"
@@ -11,25 +12,16 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/hashicorp/consul/api"
 	"github.com/hashicorp/go-uuid"
+
+	"github.com/consulexec/consulexec/internal/consul"
+	"github.com/consulexec/consulexec/internal/reader"
+	"github.com/consulexec/consulexec/internal/runner"
 )
 
-const (
-	// cleanUpTimeout bounds what it takes to remove session and keys when the
-	// context has ended or the run has failed. Where it is not enough, the
-	// session's TTL does it.
-	cleanUpTimeout = 4500 * time.Millisecond
-
-	// cleanUpTry bounds each request of that, so that one that gets no answer
-	// leaves time for another.
-	cleanUpTry = 1500 * time.Millisecond
-
-	// eventPace is how fast gossip carries events: two of the size of a full list of
-	// names fit in a packet, which goes out five times a second. A node's time to
-	// acknowledge begins with its own event's turn.
-	eventPace = 100 * time.Millisecond
-)
+// cleanUpTimeout bounds the removal of session and keys if the context has ended or
+// the run has failed. If it is too short, the session's TTL removes them.
+const cleanUpTimeout = 4500 * time.Millisecond
 
 // An Exec is one command for the nodes of a cluster. It runs once.
 type Exec struct {
@@ -37,71 +29,127 @@ type Exec struct {
 	id     string
 
 	started atomic.Bool
-	done    chan struct{} // closed when the two below are final
+	done    chan struct{} // closed when the fields below are final
 	result  *Result
 	err     error
 }
 
-// New prepares to run command by the shell of every node that the options
-// select: by $SHELL, or /bin/sh where the agent has none set, with -c. The
-// command has to be empty with WithScript and WithArgs. New touches no network.
-// Its error has everything that is wrong with the command and the options.
+// New prepares to run command on every node that the options select. The shell of
+// the node's agent runs it: $SHELL with -c, or /bin/sh if the agent has no $SHELL.
+// With WithScript and WithArgs command has to be empty. New touches no network. Its
+// error has everything that is wrong with the command and the options, each as an
+// *OptionError, or is ErrNoCommand.
 func New(command string, options ...Option) (*Exec, error) {
-	config, err := newConfig(command, options)
-	if err != nil {
-		return nil, err
+	config, errs := newConfig(command, options)
+	for i, err := range errs {
+		errs[i] = prefixed(err)
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
 	}
 	id, err := uuid.GenerateUUID()
 	if err != nil {
-		return nil, fmt.Errorf("consulexec: make the run's ID: %w", err)
+		return nil, prefixed(fmt.Errorf("make the run's ID: %w", err))
 	}
 	return &Exec{config: config, id: id, done: make(chan struct{})}, nil
 }
 
-// ID returns the ID of the run, a UUID. It stands in the name of the run's
-// session, which `GET /v1/session/list` shows, and in each line of its log.
+// ID returns the ID of the run, a UUID. It is in the name of the run's session, which
+// `GET /v1/session/list` shows, and in each line of its log.
 func (e *Exec) ID() string { return e.id }
 
-// Run runs the command and waits for its end. It is Start and Wait, but the
-// callbacks are called on the caller's goroutine, so that a panic in one passes
-// through Run.
+// Run runs the command and waits for its end. It is Start and Wait in one, but calls
+// the callbacks on the caller's goroutine. So a panic in a callback passes through
+// Run.
 func (e *Exec) Run(ctx context.Context) (*Result, error) {
 	if err := e.begin(ctx); err != nil {
 		return nil, err
 	}
-	e.run(ctx)
+	e.run(ctx, e.config.handlers.listener())
 	return e.Wait()
 }
 
-// Start begins to run the command and returns at once. The callbacks are called
-// on a goroutine of its own; what goes wrong is the error of Wait. Start itself
-// returns ErrStarted for an Exec that was started before, and an error for a nil ctx.
+// Start begins to run the command and returns at once. A goroutine of the run calls
+// the callbacks. If the run fails, Wait returns the error. Start itself returns
+// ErrStarted for an Exec that was started before, and an error for a nil ctx.
 //
-// When ctx ends, the run does: its session and keys are removed, and the error
-// wraps the context's. The commands that run on nodes go on, as Consul's agents
-// never end them, unless WithKillOnCancel says otherwise.
+// When ctx ends, the run ends: its session and keys are removed, and the error wraps
+// the context's. Commands that run on nodes go on, as Consul's agents never end
+// them; WithKillOnCancel ends them.
 func (e *Exec) Start(ctx context.Context) error {
 	if err := e.begin(ctx); err != nil {
 		return err
 	}
-	go e.run(ctx)
+	go e.run(ctx, e.config.handlers.listener())
 	return nil
 }
 
-// Wait waits for the end of a run, after which no callback is called. It may be
-// called by several goroutines, and more than once; a callback that calls it
-// waits for ever.
+// Wait waits for the end of a run. No callback is called after it has returned.
+// Several goroutines may call Wait, more than once. A callback that calls Wait waits
+// for ever.
 //
-// The error is nil where the run went to its end. A command that failed on some
-// node, or a node that did not answer, is no error of the run: it is in
-// Result.Err. The Result is never nil after a start, and says how far the run
-// came.
+// The error is nil if the run went to its end. If the command failed on a node, or a
+// node did not answer, the error is in Result.Err, not here. The Result is never nil
+// after a start. It says how far the run got.
 func (e *Exec) Wait() (*Result, error) {
 	if !e.started.Load() {
 		return nil, ErrNotStarted
 	}
 	<-e.done
 	return e.result, e.err
+}
+
+// errLoopLeft is the cause of a run's end if its loop over Events was left.
+var errLoopLeft = errors.New("the loop over Events was left")
+
+// Events runs the command and returns its events as a sequence to range over, in
+// place of Start, Run and callbacks:
+//
+//	for event, err := range e.Events(ctx) {
+//		if err != nil {
+//			return err
+//		}
+//		...
+//	}
+//	result, err := e.Wait()
+//
+// The run begins with the loop, on the loop's goroutine. Events come in the order of
+// the callbacks, and a slow loop body is like a slow callback. The error of the run,
+// which Wait returns too, comes last, with a zero Event. If the loop ends without an
+// error, the run is done. An Exec runs once: a second loop, or one after Start or
+// Run, gets ErrStarted and nothing else.
+//
+// To leave the loop is to cancel ctx: the run ends, and its session and keys are
+// removed before the statement after the loop. The error of Wait then wraps
+// context.Canceled, unless the run had come to its end, which is after the last
+// node's event. So a loop that wants the run's success has to go on until it ends. If
+// the loop body panics, session and keys are removed before the panic goes on.
+//
+// Callbacks are called too, each before its event is in the loop. OnDone or OnError
+// come after the last event and before the error. After the loop is left, callbacks
+// are still called for what the run had read from Consul, which the Result has too,
+// and then OnError or OnDone.
+func (e *Exec) Events(ctx context.Context) iter.Seq2[Event, error] {
+	return func(yield func(Event, error) bool) {
+		if err := e.begin(ctx); err != nil {
+			yield(Event{}, err)
+			return
+		}
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		callbacks := e.config.handlers.listener()
+		left := false
+		e.run(ctx, func(event Event) {
+			callbacks(event)
+			if event.Type > 0 && !left && !yield(event, nil) {
+				left = true
+				cancel(errLoopLeft)
+			}
+		})
+		if e.err != nil && !left {
+			yield(Event{}, e.err)
+		}
+	}
 }
 
 func (e *Exec) begin(ctx context.Context) error {
@@ -114,42 +162,36 @@ func (e *Exec) begin(ctx context.Context) error {
 	return nil
 }
 
-// errAborted is the error of a run whose callback panicked or ended its
-// goroutine.
-var errAborted = errors.New("consulexec: a callback panicked or ended its goroutine")
+// errAborted is the error of a run if a callback panicked or ended its goroutine.
+var errAborted = errors.New("a callback panicked or ended its goroutine")
 
-// run is the life of the run, on the one goroutine that owns all its state.
-// What it defers leaves nothing behind when a callback panics.
-func (e *Exec) run(ctx context.Context) {
-	r := newRun(ctx, e)
-	e.err = errAborted
+// prefixed says whose error it is, to callers outside this package.
+func prefixed(err error) error { return fmt.Errorf("consulexec: %w", err) }
+
+// run is the life of the run, on the one goroutine that owns all its state. It sends
+// every event to listen.
+func (e *Exec) run(ctx context.Context, listen listener) {
+	r := newRun(ctx, e, listen)
+	e.err = prefixed(errAborted)
 	defer func() {
 		e.result = r.result(e.err)
 		close(e.done)
 	}()
-	if r.transport != nil {
-		defer r.transport.CloseIdleConnections()
-	}
-	defer r.cleanUp(cleanUpTimeout)
+	defer e.config.connection.CloseIdle()
 
-	err := r.main()
-	if err != nil {
-		r.cleanUp(cleanUpTimeout)
-	} else {
-		r.cleanUp(sessionLife) // Consul may falter at this moment too
-	}
+	err := r.execute()
 	if r.killOnCancel && err != nil && ctx.Err() != nil {
 		if running := r.endCommands(); running != nil {
 			err = fmt.Errorf("%w; commands may still run: %w", err, running)
 		}
 	}
 	if err != nil {
-		err = fmt.Errorf("consulexec: %w", err)
+		err = prefixed(err)
 		r.log.Debug("failed", "error", err)
-		r.callbacks.fail(err)
+		r.emit(Event{Type: eventError, Err: err})
 	} else {
 		r.log.Debug("done")
-		r.callbacks.done()
+		r.emit(Event{Type: eventDone})
 	}
 	e.err = err
 }
@@ -157,38 +199,55 @@ func (e *Exec) run(ctx context.Context) {
 // run is a run under way. Only the goroutine of Exec.run touches it.
 type run struct {
 	*config
-	consul *consul
 	id     string
+	consul *consul.Client
 	log    *slog.Logger
+	listen listener
 
 	caller context.Context         // the caller's
-	ctx    context.Context         // ends with the caller's, with the session, and at clean-up
+	ctx    context.Context         // ends with caller, with the session, and at clean-up
 	stop   context.CancelCauseFunc // ends ctx
 	tasks  sync.WaitGroup          // the goroutines beside this one
 
-	state        *state
-	session      *session // nil before there is one
-	strays       bool     // whether Consul may have made sessions without our knowing
-	reader       *reader  // nil before the event
-	failures     chan []string
-	absent       []absence // nodes of WithNodes that can't answer
-	discoveryErr error
-	cleaned      bool
+	state          *state
+	session        *session // nil before there is one
+	mayHaveOrphans bool     // whether Consul may have created sessions that we don't know
+	dispatcher     *dispatcher
+	reader         *reader.Reader // nil before the first event
+	absent         []absence      // nodes of WithNodes that can't answer
+	discoveryErr   error
 }
 
-func newRun(ctx context.Context, e *Exec) *run {
+func newRun(ctx context.Context, e *Exec, listen listener) *run {
 	log := e.config.logger.With("run", e.id)
 	r := &run{
-		config:   e.config,
-		consul:   &consul{client: e.config.client, datacenter: e.config.datacenter, log: log},
-		id:       e.id,
-		log:      log,
-		caller:   ctx,
-		state:    newState(e.config),
-		failures: make(chan []string),
+		config: e.config,
+		id:     e.id,
+		consul: &consul.Client{API: e.config.client, Datacenter: e.config.datacenter, Log: log},
+		log:    log,
+		listen: listen,
+		caller: ctx,
+		state:  newState(e.config),
 	}
 	r.ctx, r.stop = context.WithCancelCause(ctx)
 	return r
+}
+
+// emit sends an event to whoever listens to the run.
+func (r *run) emit(e Event) {
+	e.Time = time.Now()
+	r.listen(e)
+}
+
+// execute runs the command and removes session and keys, even if a callback panics.
+func (r *run) execute() error {
+	timeout := cleanUpTimeout
+	defer func() { r.cleanUp(timeout) }()
+	err := r.main()
+	if err == nil {
+		timeout = consul.SessionLife // Consul may falter at this moment too
+	}
+	return err
 }
 
 // main runs the command, from the session to the last node's exit.
@@ -198,23 +257,19 @@ func (r *run) main() error {
 		err = r.submit()
 	}
 	if err == nil {
-		r.callbacks.submit()
-		for _, a := range r.absent {
-			r.callbacks.noResponse(a.name)
-		}
 		err = r.follow()
 	}
 	if err != nil && r.ctx.Err() != nil && r.caller.Err() == nil {
-		return context.Cause(r.ctx) // the session, whatever else went wrong for that
+		return context.Cause(r.ctx) // the loss of the session is behind every other failure
 	}
 	return err
 }
 
-// prepare opens the session and writes the job, and meanwhile asks the catalog
-// which nodes to expect.
+// prepare opens the session and writes the job. Meanwhile it asks the catalog which
+// nodes to expect.
 func (r *run) prepare() error {
 	if r.ctx.Err() != nil {
-		return contextError(r.ctx)
+		return consul.ContextError(r.ctx)
 	}
 	ctx, cancel := context.WithCancel(r.ctx)
 	defer cancel()
@@ -242,14 +297,14 @@ func (r *run) prepare() error {
 	return r.expect(found, discoveryErr)
 }
 
-// expect takes note of the expected nodes, or of why they are not known.
+// expect sets the expected nodes, or the reason why they are not known.
 func (r *run) expect(found targets, err error) error {
 	switch {
 	case errors.Is(err, ErrPermissionDenied), errors.Is(err, ErrDiscoveryOff):
 		r.discoveryErr = err
 		r.log.Debug("nobody knows which nodes are alive", "reason", err)
-		if r.names == nil && r.rolling() != "" {
-			return fmt.Errorf("%s: the nodes are not known: %w", r.rolling(), err)
+		if option, value := r.rolling(); option != "" && r.names == nil {
+			return fmt.Errorf("%s(%d): the nodes are not known: %w", option, value, err)
 		}
 		if r.names == nil {
 			return nil // nobody is expected
@@ -260,24 +315,25 @@ func (r *run) expect(found targets, err error) error {
 	}
 	r.absent = found.absent
 	for _, a := range found.absent {
-		r.state.absent(a.name, a.why)
+		r.state.addAbsent(a.name, a.reason)
 	}
 	if len(found.names) == 0 {
-		return fmt.Errorf("%w is alive%s (%s)", ErrNoTargets, r.consul.in(), r.selection())
+		return fmt.Errorf("%w is alive%s (%s)", ErrNoTargets, r.consul.In(), r.selection())
 	}
 	r.log.Debug("targets found", "nodes", len(found.names), "absent", len(found.absent))
 	r.state.expect(found.names)
 	return nil
 }
 
-// openSession opens the session and keeps it.
+// openSession opens the session and begins to renew it.
 func (r *run) openSession() error {
-	session, strays, err := createSession(r.ctx, r.consul, r.sessionName())
-	r.strays = strays
+	session, mayHaveOrphans, err := createSession(r.ctx, r.consul, r.sessionName())
+	r.mayHaveOrphans = mayHaveOrphans
 	if err != nil {
 		return err
 	}
 	r.session = session
+	r.dispatcher = &dispatcher{Client: r.consul, prefix: r.prefix, session: session.id, filter: r.filter, byName: r.byName()}
 	r.tasks.Go(func() {
 		if err := session.keep(r.ctx); err != nil {
 			r.stop(err)
@@ -286,32 +342,7 @@ func (r *run) openSession() error {
 	return nil
 }
 
-// writeJob writes what the agents are to read.
-func (r *run) writeJob() error {
-	spec := jobSpec{Command: r.command, Args: r.args, Script: r.script, Wait: r.wait}
-	if r.timeout > 0 || r.killOnCancel {
-		spec = wrap(spec, r.id, r.timeout)
-	}
-	job := &api.KVPair{
-		Key:     r.base() + jobKey{kind: keyJob}.path(),
-		Value:   marshal(spec),
-		Session: r.session.id,
-	}
-	op := operation{doing: "write job to " + job.Key, need: "key:write on " + r.base()}
-	err := r.consul.do(r.ctx, op, func(ctx context.Context) error {
-		acquired, _, err := r.client.KV().Acquire(job, r.consul.write(ctx))
-		if err == nil && !acquired {
-			err = fmt.Errorf("not acquired: %w", ErrSessionLost)
-		}
-		return err
-	})
-	if err == nil {
-		r.log.Debug("job written", "key", job.Key, "bytes", len(job.Value))
-	}
-	return err
-}
-
-// sessionName tells an operator whose session it is.
+// sessionName returns a name that shows an operator whose session it is.
 func (r *run) sessionName() string {
 	host, err := os.Hostname()
 	if err != nil {
@@ -320,214 +351,193 @@ func (r *run) sessionName() string {
 	return fmt.Sprintf("consulexec %s by %s[%d]", r.id, host, os.Getpid())
 }
 
-// base is the folder of the job's keys, with the slash.
-func (r *run) base() string { return r.prefix + "/" + r.session.id + "/" }
-
-// submit tells the first nodes; all of them, where not WithConcurrency says
-// otherwise.
-func (r *run) submit() error {
-	if r.replicationWait > 0 && !sleep(r.ctx, r.replicationWait) {
-		return contextError(r.ctx)
+// writeJob writes the job, with its runner if the command has to be ended.
+func (r *run) writeJob() error {
+	job := r.job
+	if r.timeout > 0 || r.killOnCancel {
+		job = runner.Wrap(job, r.id, r.timeout)
 	}
-	if r.byName() {
-		return r.advance()
-	}
-	return r.tell(r.event(r.session.id), r.state.next(), 0)
+	return r.dispatcher.writeJob(r.ctx, jobSpec{Job: job, Wait: r.wait})
 }
 
-// advance tells the nodes whose turn it is, by their names, in as few events as
-// these take.
-func (r *run) advance() error {
-	e := r.event(r.session.id)
-	groups := pack(r.state.next(), func(filter string) bool {
-		e.NodeFilter = filter
-		return eventSize(e, maxLamportSize) <= maxEventSize
-	})
-	for i, names := range groups {
-		e.NodeFilter = only(names)
-		if err := r.tell(e, names, time.Duration(i)*eventPace); err != nil {
+// submit makes the first dispatch, and reports it and the absent nodes.
+func (r *run) submit() error {
+	if r.replicationWait > 0 && !consul.Sleep(r.ctx, r.replicationWait) {
+		return consul.ContextError(r.ctx)
+	}
+	if err := r.dispatch(); err != nil {
+		return err
+	}
+	r.emit(Event{Type: EventSubmit})
+	for _, a := range r.absent {
+		r.emit(Event{Type: EventNoResponse, Node: a.name})
+	}
+	return nil
+}
+
+// dispatch hands the job to the nodes whose turn it is.
+func (r *run) dispatch() error {
+	for _, d := range r.dispatcher.plan(r.state.next()) {
+		uncertain, err := r.dispatcher.fire(r.ctx, d)
+		if err != nil {
 			return err
+		}
+		r.state.dispatch(d.names, time.Now().Add(d.delay), uncertain)
+		if r.ctx.Err() != nil {
+			return uncertain
 		}
 	}
 	return nil
 }
 
-// tell fires the event for nodes of these names, which gossip carries after a
-// delay. It is repeated only when it certainly did not go out; where that is not
-// certain, the nodes will show it.
-func (r *run) tell(event *api.UserEvent, names []string, delay time.Duration) error {
-	op := operation{doing: "fire event " + event.Name, need: fmt.Sprintf("event:write on %q", event.Name)}
-	err := r.consul.retry(r.ctx, op, didNothing, func(ctx context.Context) (err error) {
-		event.ID, _, err = r.client.Event().Fire(event, r.consul.write(ctx))
-		return err
-	})
-	if err != nil && (!canPass(err) || didNothing(err)) {
-		return err
-	}
-	r.state.tell(names, time.Now().Add(delay), err)
-	if r.ctx.Err() != nil {
-		return err
-	}
-	if err != nil {
-		r.log.Warn("the event may not have gone out", "error", err)
-	} else {
-		r.log.Debug("event fired", "event", event.ID, "node", event.NodeFilter)
-	}
-	return nil
-}
-
-// follow reports what the nodes do until the run is done. When something is due
-// because nothing came, it first has the reader list once more: what counts is
-// that Consul had nothing, not that nothing had got here yet.
+// follow reports what the nodes do until the run is done. Before it acts on a
+// timeout it asks for a fresh listing: what counts is that Consul had nothing, not
+// that nothing had arrived here.
 func (r *run) follow() error {
-	r.reader = newReader(r.consul, r.session.id, r.base())
-	r.tasks.Go(func() { r.reader.run(r.ctx) })
-	r.tasks.Go(func() { catalog{r.consul}.watchFailures(r.ctx, min(r.wait, defaultWait), r.failures) })
+	r.reader = reader.New(r.consul, r.session.id, r.dispatcher.base())
+	failed := make(chan []string)
+	r.tasks.Go(func() { r.reader.Run(r.ctx) })
+	r.tasks.Go(func() { catalog{r.consul}.watchFailures(r.ctx, min(r.wait, defaultWait), failed) })
 	timer := time.NewTimer(time.Until(r.state.deadline()))
 	defer timer.Stop()
 	for {
 		select {
 		case <-r.ctx.Done():
-			return contextError(r.ctx)
+			return consul.ContextError(r.ctx)
 		case <-timer.C:
-			r.reader.refresh()
-		case names := <-r.failures:
-			r.state.fail(names)
+			r.reader.Refresh()
+		case names := <-failed:
+			r.state.setCritical(names)
 			timer.Reset(time.Until(r.state.deadline()))
-		case b := <-r.reader.out:
-			if b.err != nil {
-				return b.err
+		case b := <-r.reader.Out:
+			if b.Err != nil {
+				return b.Err
 			}
-			r.apply(b.records)
-			if b.listed.IsZero() {
+			r.apply(b.Records)
+			if b.Listed.IsZero() {
 				continue
 			}
-			if err := r.listed(b); err != nil {
+			if err := r.endListing(b); err != nil {
 				return err
 			}
-			if r.state.done(b.listed) {
-				return r.verdict(b.jobGone)
+			if r.state.done(b.Listed) {
+				return r.verdict(b.JobGone)
 			}
 			timer.Reset(time.Until(r.state.deadline()))
 		}
 	}
 }
 
-// listed takes the end of a listing in: what was not in it is missing, and where
-// nodes have ended it is the turn of others.
-func (r *run) listed(b batch) error {
-	if b.jobGone {
+// endListing acts on what a listing did not have: silent nodes are given up. If nodes
+// have ended, the next ones get the job.
+func (r *run) endListing(b reader.Batch) error {
+	if b.JobGone {
 		r.session.check()
 	}
-	if b.outage > 0 {
-		r.state.pause(b.outage, time.Now())
+	if b.Outage > 0 {
+		r.state.pause(b.Outage, time.Now())
 	}
-	r.giveUp(b.listed)
+	r.giveUp(b.Listed)
 	if len(r.state.waiting) == 0 {
 		return nil
 	}
-	return r.advance()
+	return r.dispatch()
 }
 
-// verdict is the error of a run that came to its end. Where the job is gone, it may
-// be for want of the session that nothing more came; and where nobody was expected
-// and nobody came, nothing was run.
+// verdict returns the error of a run that came to its end. If the job is gone, the
+// loss of the session may be why nothing more came. If nobody was expected and
+// nobody came, nothing ran.
 func (r *run) verdict(jobGone bool) error {
 	if jobGone {
-		if err := r.session.renew(r.ctx, sessionLife); err != nil {
+		if err := r.session.confirm(r.ctx); err != nil {
 			return err
 		}
 	}
 	switch {
 	case len(r.state.nodes) > 0:
 		return nil
-	case r.state.doubt != nil:
-		return fmt.Errorf("%w has answered%s (%s): %w", ErrNoTargets, r.consul.in(), r.selection(), r.state.doubt)
+	case r.state.dispatchErr != nil:
+		return fmt.Errorf("%w has answered%s (%s): %w", ErrNoTargets, r.consul.In(), r.selection(), r.state.dispatchErr)
 	}
-	return fmt.Errorf("%w has answered%s (%s)", ErrNoTargets, r.consul.in(), r.selection())
+	return fmt.Errorf("%w has answered%s (%s)", ErrNoTargets, r.consul.In(), r.selection())
 }
 
-// apply takes the records of a batch in, and reports them.
-func (r *run) apply(records []record) {
+// apply reports the records of a batch.
+func (r *run) apply(records []reader.Record) {
 	for _, rec := range records {
 		if !r.report(rec, time.Now()) {
-			r.log.Warn("came too late", "node", rec.node, "key", rec.kind)
+			r.log.Warn("came too late", "node", rec.Node, "key", rec.Kind)
 		}
 	}
 }
 
-// report takes one record in and reports it. It returns false where the node
-// was given up before.
-func (r *run) report(rec record, now time.Time) bool {
+// report updates the state with one record and reports it. It returns false if the
+// node was given up before.
+func (r *run) report(rec reader.Record, now time.Time) bool {
 	switch {
-	case rec.kind == keyAck:
-		if !r.state.ack(rec.node, now) {
+	case rec.Kind == reader.Ack:
+		if !r.state.ack(rec.Node, now) {
 			return false
 		}
-		r.log.Debug("ack", "node", rec.node)
-		r.callbacks.ack(rec.node)
-	case rec.kind == keyExit:
-		code, err := parseExit(rec.value)
+		r.log.Debug("ack", "node", rec.Node)
+		r.emit(Event{Type: EventAck, Node: rec.Node})
+	case rec.Kind == reader.Exit:
+		code, err := reader.ParseExit(rec.Value)
 		if err != nil {
-			return r.lose(rec.node, err)
+			return r.lose(rec.Node, err)
 		}
-		if !r.state.exit(rec.node, code, now) {
+		if !r.state.exit(rec.Node, code, now) {
 			return false
 		}
-		r.log.Debug("exit", "node", rec.node, "code", code)
-		r.callbacks.exit(rec.node, code)
-	case !r.state.output(rec.node, rec.value, now):
+		r.log.Debug("exit", "node", rec.Node, "code", code)
+		r.emit(Event{Type: EventExit, Node: rec.Node, ExitCode: code})
+	case !r.state.output(rec.Node, rec.Value, now):
 		return false
-	case len(rec.value) == 0:
-		r.log.Debug("heartbeat", "node", rec.node)
-		r.callbacks.heartbeat(rec.node)
+	case len(rec.Value) == 0:
+		r.log.Debug("heartbeat", "node", rec.Node)
+		r.emit(Event{Type: EventHeartbeat, Node: rec.Node})
 	default:
-		r.log.Debug("output", "node", rec.node, "bytes", len(rec.value))
-		r.callbacks.output(rec.node, rec.value)
+		r.log.Debug("output", "node", rec.Node, "bytes", len(rec.Value))
+		r.emit(Event{Type: EventOutput, Node: rec.Node, Output: rec.Value})
 	}
 	return true
 }
 
-// lose gives a running node up and reports it. It returns false where the node
-// is not running.
-func (r *run) lose(name string, why error) bool {
-	err := r.state.lose(name, why)
+// lose gives a running node up and reports it. It returns false if the node is not
+// running.
+func (r *run) lose(name string, reason error) bool {
+	err := r.state.lose(name, reason)
 	if err == nil {
 		return false
 	}
 	r.log.Debug("lost", "node", name, "error", err)
-	r.callbacks.lost(name, err)
+	r.emit(Event{Type: EventLost, Node: name, Err: err})
 	return true
 }
 
-// giveUp reports the nodes that had been silent for too long when Consul was
-// last asked.
+// giveUp reports the nodes that had been silent for too long at the time of a
+// listing.
 func (r *run) giveUp(listed time.Time) {
 	noResponse, silent := r.state.overdue(listed)
 	for _, name := range noResponse {
 		r.log.Debug("no response", "node", name)
-		r.callbacks.noResponse(name)
+		r.emit(Event{Type: EventNoResponse, Node: name})
 	}
 	for _, n := range silent {
-		why := fmt.Errorf("silent for %v", listed.Sub(n.seen).Round(time.Millisecond))
+		reason := fmt.Errorf("silent for %v", listed.Sub(n.seen).Round(time.Millisecond))
 		if n.critical {
-			why = fmt.Errorf("%w, and serfHealth is critical", why)
+			reason = fmt.Errorf("%w, and serfHealth is critical", reason)
 		}
-		r.lose(n.Node, why)
+		r.lose(n.Node, reason)
 	}
 }
 
-// cleanUp ends the run's goroutines, its session and its keys, in the time given;
-// in cleanUpTimeout where the context has ended or ends meanwhile. The session goes first: after
-// that no agent can write, and the delete leaves nothing.
+// cleanUp ends the run's goroutines and removes its session and its keys, within
+// timeout. If the context has ended, or ends meanwhile, it has cleanUpTimeout.
 func (r *run) cleanUp(timeout time.Duration) {
-	if r.cleaned {
-		return
-	}
-	r.cleaned = true
 	r.stop(nil)
 	r.tasks.Wait()
-	grace, end := withGrace(r.caller, cleanUpTimeout)
+	grace, end := consul.WithGrace(r.caller, cleanUpTimeout)
 	defer end()
 	ctx, cancel := context.WithTimeout(grace, timeout)
 	defer cancel()
@@ -536,47 +546,27 @@ func (r *run) cleanUp(timeout time.Duration) {
 	}
 }
 
-// remove destroys the session and deletes the keys.
+// remove destroys the session and deletes the keys. The session goes first: after
+// that no agent can write, and the deletion leaves nothing.
 func (r *run) remove(ctx context.Context) error {
 	var errs []error
 	if r.session != nil {
-		errs = append(errs, r.session.destroy(ctx), r.deleteKeys(ctx))
+		errs = append(errs, r.session.destroy(ctx), r.dispatcher.deleteKeys(ctx))
 	}
-	if r.strays {
+	if r.mayHaveOrphans {
 		errs = append(errs, destroyNamed(ctx, r.consul, r.sessionName()))
 	}
 	return errors.Join(errs...)
 }
 
-// deleteKeys deletes what does not go with the session: keys of somebody else.
-func (r *run) deleteKeys(ctx context.Context) error {
-	op := operation{doing: "delete " + r.base(), need: "key:write on " + r.base(), timeout: cleanUpTry}
-	err := r.consul.do(ctx, op, func(ctx context.Context) error {
-		_, err := r.client.KV().DeleteTree(r.base(), r.consul.write(ctx))
-		return err
-	})
-	if err == nil {
-		r.log.Debug("keys deleted", "prefix", r.base())
-	}
-	return err
-}
-
 // result sums the run up.
 func (r *run) result(err error) *Result {
-	result := &Result{Datacenter: r.consul.datacenter, Nodes: r.state.results(), DiscoveryErr: r.discoveryErr, err: err}
+	result := &Result{Datacenter: r.consul.Datacenter, Nodes: r.state.results(), DiscoveryErr: r.discoveryErr, err: err}
 	if r.session != nil {
 		result.Session = r.session.id
 	}
-	if err != nil {
-		return result
+	if err == nil {
+		result.err = r.state.shortfall()
 	}
-	var errs []error
-	if skipped := r.state.skipped; skipped > 0 {
-		errs = append(errs, fmt.Errorf("consulexec: %d failed, and %d not told: WithMaxFailures(%d)", r.state.enough, skipped, r.maxFailures))
-	}
-	if missing := r.state.missing(); missing > 0 {
-		errs = append(errs, fmt.Errorf("consulexec: %d nodes exited and %d are missing: WithMinNodes(%d)", r.state.exited, missing, r.minNodes))
-	}
-	result.err = errors.Join(errs...)
 	return result
 }

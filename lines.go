@@ -8,105 +8,101 @@ import (
 
 // MaxLine is how many bytes of a line OnLine delivers in one piece: 64 KiB, as
 // bufio.Scanner takes by default. A line is kept in memory until its end has come,
-// and one that never ends must not fill it.
+// and a line that never ends must not fill the memory.
 const MaxLine = 64 << 10
 
-// OnLine calls fn with each line of a node's output, in order, without the newline
-// that ends it ("\n" or "\r\n"); an empty line too. Where the agent cuts the output
-// into pieces makes no difference: a line is delivered when its newline has come,
-// after the call of OnOutput with the piece that has it.
-//
-// What follows the last newline is a line as well, delivered before OnExit or
-// OnLost; and before OnError, where the run fails while the node still runs. A line
-// of more than MaxLine bytes is delivered in pieces of MaxLine bytes, the last one
-// shorter, which may cut a character in two. Bytes that are not UTF-8 are left as
-// they are, and so is a "\r" that no "\n" follows.
-func OnLine(fn func(node, line string)) Option {
-	return func(c *config) error { return setCallback(&c.callbacks.line, "OnLine", fn, fn == nil) }
+// listener returns what listens to a run for the callbacks. If there is one for
+// lines, it adds the lines to the events.
+func (h handlers) listener() listener {
+	if h[eventLine] == nil {
+		return h.handle
+	}
+	return (&lineCutter{next: h.handle, lines: make(map[string]*line)}).handle
 }
 
-// cutLines has the callback for lines called by those for output and for the end
-// of a node and of the run.
-func (c *callbacks) cutLines() {
-	if c.line == nil {
-		return
-	}
-	given := *c
-	begun := make(map[string]*line) // of the nodes that run
-	end := func(node string) {
-		if l := begun[node]; l != nil {
-			delete(begun, node)
-			l.end(func(text string) { given.line(node, text) })
+// lineCutter hands events on and adds an event for each line of output.
+type lineCutter struct {
+	next  listener
+	lines map[string]*line // the line that has begun, for each node that runs
+}
+
+func (c *lineCutter) handle(e Event) {
+	switch e.Type {
+	case EventExit, EventLost:
+		c.end(e.Node)
+	case eventError:
+		for _, node := range slices.Sorted(maps.Keys(c.lines)) {
+			c.end(node)
 		}
 	}
-	c.output = func(node string, output []byte) {
-		given.output(node, output)
-		l := begun[node]
+	c.next(e)
+	if e.Type == EventOutput {
+		l := c.lines[e.Node]
 		if l == nil {
 			l = new(line)
-			begun[node] = l
+			c.lines[e.Node] = l
 		}
-		l.add(output, func(text string) { given.line(node, text) })
-	}
-	c.exit = func(node string, code int) {
-		end(node)
-		given.exit(node, code)
-	}
-	c.lost = func(node string, err error) {
-		end(node)
-		given.lost(node, err)
-	}
-	c.fail = func(err error) {
-		for _, node := range slices.Sorted(maps.Keys(begun)) {
-			end(node)
-		}
-		given.fail(err)
+		l.add(e.Output, c.emit(e.Node))
 	}
 }
 
-// A line is a line whose end has not come: at most MaxLine bytes of it, and where
-// these are all there may be, a "\r" that may belong to the newline.
+// end hands on what a node has printed after its last newline.
+func (c *lineCutter) end(node string) {
+	if l := c.lines[node]; l != nil {
+		delete(c.lines, node)
+		l.end(c.emit(node))
+	}
+}
+
+// emit returns a function that hands on one line of a node.
+func (c *lineCutter) emit(node string) func(text []byte) {
+	return func(text []byte) { c.next(Event{Type: eventLine, Node: node, Output: text}) }
+}
+
+// A line is a line that has begun: at most MaxLine bytes of it, and a "\r" after
+// MaxLine bytes that may be part of the newline.
 type line struct {
 	begun []byte
 }
 
-// add calls whole with each line, or full piece of one, that output completes.
-func (l *line) add(output []byte, whole func(text string)) {
+// add calls emit with each line, or full piece of one, that output completes. emit
+// must not keep text.
+func (l *line) add(output []byte, emit func(text []byte)) {
 	for {
 		part, rest, ends := bytes.Cut(output, []byte("\n"))
 		for l.over(part) {
 			n := MaxLine - len(l.begun)
-			if n < 0 { // the "\r" was none of a newline
-				whole(string(l.begun[:MaxLine]))
+			if n < 0 { // the "\r" is not part of a newline
+				emit(l.begun[:MaxLine])
 				l.begun = append(l.begun[:0], l.begun[MaxLine:]...)
 				continue
 			}
 			l.keep(part[:n])
 			part = part[n:]
-			whole(string(l.begun))
+			emit(l.begun)
 			l.begun = l.begun[:0]
 		}
 		l.keep(part)
 		if !ends {
 			return
 		}
-		whole(string(bytes.TrimSuffix(l.begun, []byte("\r"))))
+		emit(bytes.TrimSuffix(l.begun, []byte("\r")))
 		l.begun = l.begun[:0]
 		output = rest
 	}
 }
 
-// over tells whether the line is too long with part.
+// over reports whether the line is too long with part.
 func (l *line) over(part []byte) bool {
 	over := len(l.begun) + len(part) - MaxLine
-	if over == 1 { // a "\r" may be there, in part or before it
+	if over == 1 { // a "\r" may come on top, in part or before it
 		return len(part) > 0 && !bytes.HasSuffix(part, []byte("\r"))
 	}
 	return over > 1
 }
 
-// keep appends part, which fits. Append alone would take more memory than the
-// line may have.
+// keep appends part, which fits. Plain append would take more memory than a line
+// may have.
 func (l *line) keep(part []byte) {
 	if n := len(l.begun) + len(part); n > cap(l.begun) {
 		grown := make([]byte, len(l.begun), min(max(n, 2*cap(l.begun)), MaxLine+1))
@@ -116,9 +112,9 @@ func (l *line) keep(part []byte) {
 	l.begun = append(l.begun, part...)
 }
 
-// end calls whole with what there is of a line that no newline ends.
-func (l *line) end(whole func(text string)) {
+// end calls emit with a line that has begun and has no newline.
+func (l *line) end(emit func(text []byte)) {
 	for piece := range slices.Chunk(l.begun, MaxLine) {
-		whole(string(piece))
+		emit(piece)
 	}
 }

@@ -62,10 +62,10 @@ func TestLine(t *testing.T) {
 func cut(t *testing.T, pieces [][]byte) (lines []string) {
 	t.Helper()
 	var l line
-	whole := func(text string) { lines = append(lines, text) }
+	emit := func(text []byte) { lines = append(lines, string(text)) }
 	for _, piece := range pieces {
 		given := slices.Clone(piece)
-		l.add(piece, whole)
+		l.add(piece, emit)
 		if !bytes.Equal(piece, given) {
 			t.Fatal("output was changed")
 		}
@@ -74,7 +74,7 @@ func cut(t *testing.T, pieces [][]byte) (lines []string) {
 		}
 		clear(piece) // nobody may look at it later
 	}
-	l.end(whole)
+	l.end(emit)
 	return lines
 }
 
@@ -132,34 +132,34 @@ func FuzzLine(f *testing.F) {
 	})
 }
 
-// testLines returns callbacks that say what is called, as a run would call them.
-func testLines(say func(format string, args ...any)) callbacks {
-	c := noCallbacks()
-	c.output = func(node string, output []byte) { say("output %s %q", node, output) }
-	c.line = func(node, line string) { say("line %s %q", node, line) }
-	c.exit = func(node string, code int) { say("exit %s %d", node, code) }
-	c.lost = func(node string, err error) { say("lost %s %v", node, err) }
-	c.fail = func(err error) { say("error %v", err) }
-	c.done = func() { say("done") }
-	c.cutLines()
-	return c
+// testListener returns the listener of callbacks that say what they are called
+// with.
+func testListener(t testing.TB, say func(format string, args ...any)) listener {
+	return testConfig(t,
+		OnOutput(func(node string, output []byte) { say("output %s %q", node, output) }),
+		OnLine(func(node, line string) { say("line %s %q", node, line) }),
+		OnExit(func(node string, code int) { say("exit %s %d", node, code) }),
+		OnLost(func(node string, err error) { say("lost %s %v", node, err) }),
+		OnError(func(err error) { say("error %v", err) }),
+		OnDone(func() { say("done") }),
+	).handlers.listener()
 }
 
 // TestLineCallbacks looks at what is called when.
 func TestLineCallbacks(t *testing.T) {
 	var got []string
-	c := testLines(func(format string, args ...any) { got = append(got, fmt.Sprintf(format, args...)) })
-	c.output("a", []byte("1\n2\n3"))
-	c.output("b", []byte("x"))
-	c.output("d", []byte("?"))
-	c.output("c", []byte("why"))
-	c.output("a", []byte("\r"))
-	c.output("e", []byte("\n"))
-	c.exit("a", 3)
-	c.lost("b", errors.New("silent"))
-	c.exit("e", 0)
-	c.exit("f", 0)
-	c.fail(errors.New("no session"))
+	listen := testListener(t, func(format string, args ...any) { got = append(got, fmt.Sprintf(format, args...)) })
+	listen(Event{Type: EventOutput, Node: "a", Output: []byte("1\n2\n3")})
+	listen(Event{Type: EventOutput, Node: "b", Output: []byte("x")})
+	listen(Event{Type: EventOutput, Node: "d", Output: []byte("?")})
+	listen(Event{Type: EventOutput, Node: "c", Output: []byte("why")})
+	listen(Event{Type: EventOutput, Node: "a", Output: []byte("\r")})
+	listen(Event{Type: EventOutput, Node: "e", Output: []byte("\n")})
+	listen(Event{Type: EventExit, Node: "a", ExitCode: 3})
+	listen(Event{Type: EventLost, Node: "b", Err: errors.New("silent")})
+	listen(Event{Type: EventExit, Node: "e", ExitCode: 0})
+	listen(Event{Type: EventExit, Node: "f", ExitCode: 0})
+	listen(Event{Type: eventError, Err: errors.New("no session")})
 	want := []string{
 		`output a "1\n2\n3"`, `line a "1"`, `line a "2"`,
 		`output b "x"`,
@@ -182,18 +182,18 @@ func TestLineCallbacks(t *testing.T) {
 // nothing of its line may be left.
 func TestLineMemory(t *testing.T) {
 	lines := 0
-	c := testLines(func(string, ...any) { lines++ })
+	listen := testListener(t, func(string, ...any) { lines++ })
 	before := heap()
 	const nodes = 200
 	for i := range nodes {
 		node := fmt.Sprint("node-", i)
 		for range 3 * MaxLine / 4096 {
-			c.output(node, []byte(full[:4096]))
+			listen(Event{Type: EventOutput, Node: node, Output: []byte(full[:4096])})
 		}
 		if i%2 == 0 {
-			c.exit(node, 0)
+			listen(Event{Type: EventExit, Node: node, ExitCode: 0})
 		} else {
-			c.lost(node, errors.New("silent"))
+			listen(Event{Type: EventLost, Node: node, Err: errors.New("silent")})
 		}
 	}
 	if grown := heap() - before; grown > 50*MaxLine {
@@ -202,7 +202,7 @@ func TestLineMemory(t *testing.T) {
 	if want := nodes * (3*MaxLine/4096 + 3 + 1); lines != want {
 		t.Errorf("%d calls, want %d", lines, want)
 	}
-	runtime.KeepAlive(c)
+	runtime.KeepAlive(listen)
 }
 
 func heap() int64 {
@@ -212,12 +212,11 @@ func heap() int64 {
 	return int64(m.HeapAlloc)
 }
 
-// TestNoLines shows that who wants no lines pays nothing for them.
+// TestNoLines shows that lines cost nothing if nobody wants them.
 func TestNoLines(t *testing.T) {
-	c := noCallbacks()
-	c.cutLines()
+	listen := testConfig(t).handlers.listener()
 	output := []byte("x")
-	if n := testing.AllocsPerRun(100, func() { c.output("a", output) }); n > 0 {
+	if n := testing.AllocsPerRun(100, func() { listen(Event{Type: EventOutput, Node: "a", Output: output}) }); n > 0 {
 		t.Errorf("%v allocations", n)
 	}
 }

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
+	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -12,120 +12,115 @@ import (
 	"unicode/utf8"
 
 	"github.com/hashicorp/consul/api"
+
+	"github.com/consulexec/consulexec/internal/consul"
+	"github.com/consulexec/consulexec/internal/runner"
 )
 
 const (
 	defaultWait = 2 * time.Second
 
-	// defaultAckTimeout is well above the 0.2 s that gossip takes on a LAN. A
-	// node that missed the gossip may take the job up to 30 s later, by
-	// anti-entropy; a run does not wait for that by default.
+	// defaultAckTimeout is well above the 0.2 s that gossip takes on a LAN. A node
+	// that gossip missed may take the job up to 30 s later, by anti-entropy; a run
+	// does not wait for that by default.
 	defaultAckTimeout = 5 * time.Second
 
-	// minLostTimeout is the shortest default: an agent may be held up for as
-	// long as its servers hold an election.
+	// minLostTimeout is the shortest default: an election on the servers may hold an
+	// agent up for as long.
 	minLostTimeout = 15 * time.Second
 
-	// lostWaits is how many heartbeats in a row have to be missing before a node
-	// counts as lost by default.
+	// lostWaits is how many heartbeats in a row a node has to miss before it counts
+	// as lost by default.
 	lostWaits = 5
 )
 
-// An Option is a setting of New. Where one is given twice, the later counts.
-// New refuses a value that makes no sense, with an error that names the option
+// An Option is a setting of New. If an option is given twice, the later one counts.
+// New refuses a value that is not usable, with an *OptionError that names the option
 // and the value.
 type Option func(*config) error
 
-// config is what New makes of its command and options. It does not change
-// after New.
+// config is what New makes of the command and the options. It does not change after
+// New.
 type config struct {
-	command string
-	script  []byte
-	args    []string
+	job runner.Job
 
 	filter          nodeFilter
 	names           []string // of WithNodes, each once, or nil
 	minNodes        int
-	concurrency     int // 0 is no limit
+	concurrency     int // no limit if 0
 	percent         int // the same, in percent of the nodes
-	maxFailures     int // 0 is no limit
+	maxFailures     int // no limit if 0
 	noDiscovery     bool
 	wait            time.Duration
 	ackTimeout      time.Duration
 	lostTimeout     time.Duration
 	replicationWait time.Duration
-	timeout         time.Duration // 0 is none
+	timeout         time.Duration // none if 0
 	killOnCancel    bool
 
 	prefix     string
 	datacenter string
 	apiConfig  *api.Config
 	client     *api.Client
-	transport  *http.Transport // the client's, where it is ours to close, or nil
+	connection *consul.Connection // of client, unless it is WithClient's
 
-	capture   int
-	logger    *slog.Logger
-	callbacks callbacks
+	capture  int
+	logger   *slog.Logger
+	handlers handlers
 }
 
-// newConfig applies the options to the defaults. Its error has everything that
-// is wrong.
-func newConfig(command string, options []Option) (*config, error) {
+// newConfig applies the options to the defaults. It returns everything that is
+// wrong.
+func newConfig(command string, options []Option) (*config, []error) {
 	c := &config{
-		command:    command,
+		job:        runner.Job{Command: command},
 		wait:       defaultWait,
 		ackTimeout: defaultAckTimeout,
 		prefix:     defaultPrefix,
 		logger:     slog.New(slog.DiscardHandler),
-		callbacks:  noCallbacks(),
+		handlers:   make(handlers),
 	}
 	var errs []error
 	for i, option := range options {
 		if option == nil {
-			errs = append(errs, fmt.Errorf("option %d is nil", i+1))
+			errs = append(errs, &OptionError{Option: fmt.Sprintf("option %d", i+1), Err: errors.New("is nil")})
 		} else if err := option(c); err != nil {
 			errs = append(errs, err)
 		}
 	}
-	c.callbacks.cutLines()
-	errs = append(errs, c.checkCommand(), c.checkTogether(), c.checkEvent(), c.connect())
-	for i, err := range errs {
-		if err != nil {
-			errs[i] = fmt.Errorf("consulexec: %w", err)
-		}
-	}
-	return c, errors.Join(errs...)
+	errs = append(errs, c.checkCommand(), c.checkTag(), c.checkRolling(), c.checkLostTimeout(), c.checkEvent(), c.connect())
+	return c, slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 }
 
-// checkCommand sees to it that there is exactly one thing to run, and that it
-// reaches the agents unchanged.
+// checkCommand checks that there is exactly one thing to run, and that it reaches
+// the agents unchanged.
 func (c *config) checkCommand() error {
-	var kinds []string
-	if c.command != "" {
-		kinds = append(kinds, "a command")
+	var given []string
+	if c.job.Command != "" {
+		given = append(given, "command")
 	}
-	if c.script != nil {
-		kinds = append(kinds, "WithScript")
+	if c.job.Script != nil {
+		given = append(given, "WithScript")
 	}
-	if c.args != nil {
-		kinds = append(kinds, "WithArgs")
+	if c.job.Args != nil {
+		given = append(given, "WithArgs")
 	}
 	switch {
-	case len(kinds) == 0:
+	case len(given) == 0:
 		return ErrNoCommand
-	case len(kinds) > 1:
-		return fmt.Errorf("%s: want exactly one of them", strings.Join(kinds, " and "))
-	case c.command != "" && strings.TrimSpace(c.command) == "":
-		return fmt.Errorf("command %q: %w", c.command, ErrNoCommand)
+	case len(given) > 1:
+		return &OptionError{Option: given[0], value: " and " + strings.Join(given[1:], " and "), Err: errors.New("want exactly one of them")}
+	case c.job.Command != "" && strings.TrimSpace(c.job.Command) == "":
+		return fmt.Errorf("command %q: %w", c.job.Command, ErrNoCommand)
 	}
-	if err := checkText(c.command); err != nil {
-		return fmt.Errorf("command %q: %w", c.command, err)
+	if err := checkText(c.job.Command); err != nil {
+		return &OptionError{Option: "command", value: fmt.Sprintf(" %q", c.job.Command), Err: err}
 	}
 	return nil
 }
 
-// checkText refuses what can't be in a job spec or in a process's arguments.
-// Invalid UTF-8 would reach the agents as something else, as JSON can't hold it.
+// checkText refuses text that a job spec or a process's arguments can't hold. JSON
+// would change invalid UTF-8 on the way to the agents.
 func checkText(s string) error {
 	switch {
 	case !utf8.ValidString(s):
@@ -136,47 +131,59 @@ func checkText(s string) error {
 	return nil
 }
 
-// checkTogether looks at the options that depend on one another.
-func (c *config) checkTogether() error {
-	var errs []error
+func (c *config) checkTag() error {
 	if c.filter.tag != nil && expression(c.filter.service) == "" {
-		errs = append(errs, fmt.Errorf("WithTag(%q): needs WithService", c.filter.tag))
+		return badValue("WithTag", c.filter.tag.String(), errors.New("needs WithService"))
 	}
-	if c.concurrency > 0 && c.percent > 0 {
-		errs = append(errs, fmt.Errorf("WithConcurrency(%d) and WithConcurrencyPercent(%d): want one of them", c.concurrency, c.percent))
-	}
-	if limit := c.rolling(); limit != "" && c.noDiscovery && c.names == nil {
-		errs = append(errs, fmt.Errorf("%s: needs to know the nodes: WithNodes, or no WithoutDiscovery", limit))
-	}
-	if c.lostTimeout == 0 {
-		c.lostTimeout = max(lostWaits*c.wait, minLostTimeout)
-	} else if c.lostTimeout <= c.wait {
-		errs = append(errs, fmt.Errorf("WithLostTimeout(%v): is not over the wait of %v, after which a silent node gives its next sign of life", c.lostTimeout, c.wait))
-	}
-	return errors.Join(errs...)
+	return nil
 }
 
-// rolling names the option for which the nodes have to be known and are not all
-// told at once, or is empty.
-func (c *config) rolling() string {
+// checkRolling checks the options that need to know the nodes.
+func (c *config) checkRolling() error {
+	if c.concurrency > 0 && c.percent > 0 {
+		return &OptionError{Option: "WithConcurrency", value: fmt.Sprintf("(%d) and WithConcurrencyPercent(%d)", c.concurrency, c.percent), Err: errors.New("want one of them")}
+	}
+	if option, value := c.rolling(); option != "" && c.noDiscovery && c.names == nil {
+		return badValue(option, value, errors.New("needs to know the nodes: give WithNodes, or drop WithoutDiscovery"))
+	}
+	return nil
+}
+
+// checkLostTimeout sets the default. A running node is silent for up to the wait, so
+// the timeout has to be longer.
+func (c *config) checkLostTimeout() error {
+	if c.lostTimeout == 0 {
+		c.lostTimeout = max(lostWaits*min(c.wait, math.MaxInt64/lostWaits), minLostTimeout)
+	} else if c.lostTimeout <= c.wait {
+		return badValue("WithLostTimeout", c.lostTimeout, fmt.Errorf("is not longer than the wait of %v, after which a silent command sends a heartbeat", c.wait))
+	}
+	return nil
+}
+
+// rolling returns the name and value of the option that limits how many nodes have
+// the job at once, or an empty name. It needs to know the nodes.
+func (c *config) rolling() (option string, value int) {
 	switch {
 	case c.concurrency > 0:
-		return fmt.Sprintf("WithConcurrency(%d)", c.concurrency)
+		return "WithConcurrency", c.concurrency
 	case c.percent > 0:
-		return fmt.Sprintf("WithConcurrencyPercent(%d)", c.percent)
+		return "WithConcurrencyPercent", c.percent
 	case c.maxFailures > 0:
-		return fmt.Sprintf("WithMaxFailures(%d)", c.maxFailures)
+		return "WithMaxFailures", c.maxFailures
 	}
-	return ""
+	return "", 0
 }
 
-// byName tells whether the nodes are told by their names, not by the filter on
-// them.
-func (c *config) byName() bool { return c.names != nil || c.rolling() != "" }
+// byName reports whether events address nodes by their names instead of by the
+// filter for names.
+func (c *config) byName() bool {
+	option, _ := c.rolling()
+	return c.names != nil || option != ""
+}
 
-// checkEvent refuses what no event can carry.
+// checkEvent refuses a selection that no event can carry.
 func (c *config) checkEvent() error {
-	e := c.event(strings.Repeat("x", sessionIDLength))
+	e := newEvent(c.prefix, c.filter, strings.Repeat("x", sessionIDLength))
 	longest := ""
 	if c.byName() {
 		for _, name := range c.names {
@@ -184,19 +191,21 @@ func (c *config) checkEvent() error {
 				longest = name
 			}
 		}
-		e.NodeFilter = only([]string{longest})
+		e.NodeFilter = nameFilter([]string{longest})
 	}
 	over := eventSize(e, minLamportSize) - maxEventSize
-	switch {
-	case over <= 0:
+	if over <= 0 {
 		return nil
-	case longest != "":
-		return fmt.Errorf("%s with the name %q: %d bytes too long: the event may have %d in all", c.selection(), longest, over, maxEventSize)
 	}
-	return fmt.Errorf("%s: %d bytes too long: the event may have %d in all", c.selection(), over, maxEventSize)
+	text := c.selection()
+	option := text[:strings.IndexByte(text, '(')]
+	if longest != "" {
+		text += fmt.Sprintf(" with the name %q", longest)
+	}
+	return &OptionError{Option: option, value: text[len(option):], Err: fmt.Errorf("%d bytes too long: the event may have %d in all", over, maxEventSize)}
 }
 
-// selection lists the options that say which nodes, and that make events longer.
+// selection lists the options that select nodes or make events longer, for errors.
 func (c *config) selection() string {
 	var given []string
 	if c.names != nil {
@@ -219,95 +228,76 @@ func (c *config) selection() string {
 	return strings.Join(given, ", ")
 }
 
-// connect makes the client, which touches no network.
+// connect makes the client, unless WithClient gave one. It touches no network.
 func (c *config) connect() error {
 	if c.client != nil {
 		if c.apiConfig != nil {
-			return errors.New("WithClient and WithConfig: want one of them")
+			return &OptionError{Option: "WithClient", value: " and WithConfig", Err: errors.New("want one of them")}
 		}
 		return nil
 	}
-	conf := api.DefaultConfig()
-	if c.apiConfig != nil {
-		given := *c.apiConfig // api.NewClient fills in its argument
-		switch {
-		case given.HttpClient != nil:
-			client := *given.HttpClient
-			given.HttpClient = &client
-		case given.Transport == nil:
-			given.Transport = conf.Transport
-			c.transport = conf.Transport
-		}
-		conf = &given
-	} else {
-		c.transport = conf.Transport
+	connection, err := consul.Connect(c.apiConfig)
+	switch {
+	case err != nil && c.apiConfig != nil:
+		return &OptionError{Option: "WithConfig", Err: err}
+	case err != nil:
+		return err
 	}
+	c.connection, c.client = connection, connection.Client
 	if c.datacenter == "" {
-		c.datacenter = conf.Datacenter
+		c.datacenter = connection.Datacenter
 	}
-	if c.transport != nil {
-		// The agent is on this machine, or near. To compress what it sends takes the
-		// time of both sides, and saves what costs little there.
-		c.transport.DisableCompression = true
-	}
-	client, err := api.NewClient(conf)
-	if err != nil {
-		return fmt.Errorf("make a client for Consul at %s: %w", conf.Address, err)
-	}
-	takeBodies(conf.HttpClient) // api.NewClient has put in which one it uses
-	c.client = client
 	return nil
 }
 
-// WithScript runs a script instead of a command: each agent writes it to a
-// temporary file and has the shell run that file. It may hold any bytes. Consul
-// takes some 380 KiB of script by default (kv_max_value_size is 512 KiB, and the
-// script is sent in base64); a larger one is an error of the run.
+// WithScript runs a script instead of a command: each agent writes it to a temporary
+// file, and the shell runs that file. A script may hold any bytes. By default Consul
+// takes some 380 KiB: kv_max_value_size is 512 KiB, and the script travels in
+// base64. A larger script is an error of the run.
 func WithScript(script []byte) Option {
 	return func(c *config) error {
 		if len(script) == 0 {
-			return fmt.Errorf("WithScript(%q): is empty", script)
+			return badValue("WithScript", string(script), errors.New("is empty"))
 		}
-		c.script = slices.Clone(script)
+		c.job.Script = slices.Clone(script)
 		return nil
 	}
 }
 
-// WithArgs runs a program with arguments instead of a command, without a shell.
-// The first is the program, looked up in the agent's PATH.
+// WithArgs runs a program with arguments instead of a command, without a shell. The
+// first argument is the program. The agent looks it up in its PATH.
 func WithArgs(args ...string) Option {
 	return func(c *config) error {
 		if len(args) == 0 || args[0] == "" {
-			return fmt.Errorf("WithArgs(%q): has no program", args)
+			return badValue("WithArgs", args, errors.New("has no program"))
 		}
 		for _, arg := range args {
 			if err := checkText(arg); err != nil {
-				return fmt.Errorf("WithArgs(%q): %q %w", args, arg, err)
+				return badValue("WithArgs", args, fmt.Errorf("%q %w", arg, err))
 			}
 		}
-		c.args = slices.Clone(args)
+		c.job.Args = slices.Clone(args)
 		return nil
 	}
 }
 
-// WithNode runs only on nodes whose name matches re, a regular expression in
-// Go's syntax. It is not anchored: "web-1" matches web-10 too. Names and filters
-// travel in one gossip message of 512 bytes, which leaves some 330 bytes for re
-// with the default prefix; New refuses a longer one. For a list of names there is
-// WithNodes.
+// WithNode runs only on nodes whose name matches re, a regular expression in Go's
+// syntax. It is not anchored: "web-1" matches web-10 too. All filters travel in one
+// gossip message of 512 bytes. That leaves some 330 bytes for re with the default
+// prefix, and New refuses a longer one. For a list of names use WithNodes.
 func WithNode(re string) Option {
 	return func(c *config) error { return compile(&c.filter.node, "WithNode", re) }
 }
 
-// WithService runs only on nodes whose agent has a service registered whose ID,
-// not its name, matches re, an unanchored regular expression in Go's syntax. The
-// service "consul" that each server has in the catalog is not registered with an
-// agent and matches nothing.
+// WithService runs only on nodes whose agent has registered a service whose ID
+// matches re, an unanchored regular expression in Go's syntax. It matches IDs, not
+// names. The service "consul" of each server is in the catalog only and matches
+// nothing.
 func WithService(re string) Option {
 	return func(c *config) error { return compile(&c.filter.service, "WithService", re) }
 }
 
-// WithTag runs only on nodes where one of the services that WithService selects
+// WithTag runs only on nodes on which one of the services that WithService selects
 // has a tag that matches re, an unanchored regular expression in Go's syntax. It
 // needs WithService.
 func WithTag(re string) Option {
@@ -317,34 +307,34 @@ func WithTag(re string) Option {
 func compile(to **regexp.Regexp, option, re string) error {
 	compiled, err := regexp.Compile(re)
 	if err != nil {
-		return fmt.Errorf("%s(%q): %w", option, re, err)
+		return badValue(option, re, err)
 	}
 	*to = compiled
 	return nil
 }
 
-// WithNodes runs only on the nodes of these names, however many: they are put
-// into as few events as it takes, and no node is in two. The order is that of
-// WithConcurrency; a name that is given twice counts once. With WithNode,
-// WithService and WithTag, a node has to pass those as well.
+// WithNodes runs only on the nodes with these names, however many. The run fires as
+// many events as the names need, and no node is in two of them. The order of the
+// names is the order of WithConcurrency; a name that is given twice counts once.
+// With WithNode, WithService and WithTag a node has to pass those too.
 //
-// All of them are expected. One that is not in Consul's catalog, or not alive, is
-// StateNoResponse at once, with an error that says so; where the catalog may not
-// be read, only after the ack timeout. Where none is alive the run ends with
-// ErrNoTargets.
+// All of the nodes are expected. A node that is not in Consul's catalog, or not
+// alive, is StateNoResponse at once, with an error that says so; if the token may
+// not read the catalog, only after the ack timeout. If no node is alive the run
+// ends with ErrNoTargets.
 func WithNodes(names ...string) Option {
 	return func(c *config) error {
 		if len(names) == 0 {
-			return errors.New("WithNodes(): has no name")
+			return &OptionError{Option: "WithNodes", value: "()", Err: errors.New("has no name")}
 		}
 		c.names = make([]string, 0, len(names))
 		seen := make(map[string]bool, len(names))
 		for _, name := range names {
 			switch {
 			case name == "":
-				return fmt.Errorf("WithNodes(%q): has an empty name", names)
+				return badValue("WithNodes", names, errors.New("has an empty name"))
 			case !utf8.ValidString(name):
-				return fmt.Errorf("WithNodes: name %q is not valid UTF-8", name)
+				return &OptionError{Option: "WithNodes", Err: fmt.Errorf("name %q is not valid UTF-8", name)}
 			case !seen[name]:
 				seen[name] = true
 				c.names = append(c.names, name)
@@ -354,87 +344,92 @@ func WithNodes(names ...string) Option {
 	}
 }
 
-// WithConcurrency runs the command on at most n nodes at once, n >= 1: the next is
-// told as one ends. The order is that of WithNodes, otherwise by name. The default
-// is no limit.
+// WithConcurrency runs the command on at most n nodes at once, n >= 1. When a node
+// ends, the job goes to the next one, in the order of WithNodes, otherwise by name.
+// The default is no limit.
 //
-// It needs to know the nodes, from Consul's catalog or by WithNodes; a run whose
-// token may not read the catalog fails without WithNodes. A node that has been told takes a place
-// until it has exited, is lost, or has not acknowledged within the ack timeout.
-// Of a lost node the command may still run, and one that acknowledges after that
-// timeout runs the command beside the others: WithAckTimeout makes that rarer.
+// The run needs to know the nodes, from Consul's catalog or from WithNodes. Without
+// WithNodes it fails if its token may not read the catalog. A node that the job was
+// dispatched to takes a place until it has exited, is lost, or has not acknowledged
+// within the ack timeout. On a lost node the command may still run. A node that
+// acknowledges after the ack timeout runs the command beside the others; a longer
+// WithAckTimeout makes that rarer.
 func WithConcurrency(n int) Option {
-	return func(c *config) error {
-		if n <= 0 {
-			return fmt.Errorf("WithConcurrency(%d): is not positive", n)
-		}
-		c.concurrency = n
-		return nil
-	}
+	return func(c *config) error { return setAtLeastOne(&c.concurrency, "WithConcurrency", n) }
 }
 
-// WithConcurrencyPercent is WithConcurrency with a part of the nodes that can be
-// told, from 1 to 100 percent, rounded down to whole nodes, but at least one.
+// WithConcurrencyPercent is WithConcurrency with a share of the nodes that can get
+// the job, from 1 to 100 percent. It is rounded down to whole nodes, but is at least
+// one.
 func WithConcurrencyPercent(percent int) Option {
 	return func(c *config) error {
 		if percent < 1 || percent > 100 {
-			return fmt.Errorf("WithConcurrencyPercent(%d): is not from 1 to 100", percent)
+			return badValue("WithConcurrencyPercent", percent, errors.New("is not from 1 to 100"))
 		}
 		c.percent = percent
 		return nil
 	}
 }
 
-// WithMaxFailures tells no further node once n nodes have failed, n >= 1: exited
-// with another status than 0, lost, or without a response. Those that run go on to
-// their end; those never told are StateSkipped, and Result.Err says why. The
-// default is no limit. Names of WithNodes that are not alive count before anyone is
-// told, so that perhaps nobody is. It needs to know the nodes, and is of little use without
-// WithConcurrency, as all are told at once then.
+// WithMaxFailures dispatches to no further node once n nodes have failed, n >= 1. A
+// node fails if it exits with another status than 0, is lost, or does not respond.
+// Nodes that run go on to their end. The rest is StateSkipped, and Result.Err says
+// why. The default is no limit.
+//
+// A name of WithNodes that is not alive counts before the first dispatch, so the job
+// may go to nobody. The run needs to know the nodes, as WithConcurrency does. Without
+// WithConcurrency the option has little use, as the job goes to all nodes at once.
 func WithMaxFailures(n int) Option {
-	return func(c *config) error {
-		if n <= 0 {
-			return fmt.Errorf("WithMaxFailures(%d): is not positive", n)
-		}
-		c.maxFailures = n
-		return nil
-	}
+	return func(c *config) error { return setAtLeastOne(&c.maxFailures, "WithMaxFailures", n) }
 }
 
-// WithTimeout ends the command on each node where it still runs d after its start,
-// d > 0, rounded up to whole seconds; the default is no limit. The node does that by
-// itself, also when this program or its connection is gone: the command's process
-// group gets a SIGTERM, and what is left of it a SIGKILL 5 s later. A command that is
-// ended so exits with its own status if it handles SIGTERM, otherwise with 143, or
-// 137 after SIGKILL: StateExited, like any other. Processes that left the group, as
-// daemons do, and children of a command that ended by itself are left alone.
+func setAtLeastOne(to *int, option string, n int) error {
+	if n <= 0 {
+		return badValue(option, n, errors.New("is not positive"))
+	}
+	*to = n
+	return nil
+}
+
+// WithTimeout ends the command on each node on which it still runs d after its
+// start, d > 0, rounded up to whole seconds. The default is no limit. The node does
+// that by itself, even if this program or its connection is gone: the command's
+// process group gets a SIGTERM, and what is left of it a SIGKILL 5 s later. If the
+// command handles SIGTERM it exits with its own status, otherwise with 143, or 137
+// after SIGKILL. The node is StateExited like any other. Processes that left the
+// group, as daemons do, run on. So do the children of a command that ended by
+// itself.
 //
 // With this option or WithKillOnCancel the command runs under a small shell script
-// in a session of its own. Its output and status stay its own, but for two: a
-// signal n is 128+n instead of -1, and a program of WithArgs that is not found is
-// 127 instead of 255. The node needs a POSIX /bin/sh, cat, chmod, env, mkdir, rm,
-// rmdir, sed, sleep, tail and tr, and setsid (util-linux, busybox) or a /bin/sh with
-// job control (bash, as on macOS). Where neither is there the command is not run,
-// and the status is 126. It does not work on Windows agents. The job grows by some
-// 3 KB, which a script of the largest size has to leave room for. A script runs from
-// a directory beside the agent's own temporary file, which is removed at its end.
+// in a session of its own. Its output and status stay the same, with two exceptions:
+// signal n is 128+n instead of -1, and a program of WithArgs that is not found is 127
+// instead of 255. The node needs a POSIX /bin/sh, cat, chmod, env, mkdir, rm, rmdir,
+// sed, sleep, tail and tr. It also needs setsid (util-linux, busybox) or a /bin/sh
+// with job control (bash, as on macOS). Without either of these the command does not
+// run, and the status is 126. The option does not work on Windows agents.
+//
+// The job grows by some 3 KB, so the largest script is that much smaller. A script
+// runs from a directory beside the agent's own temporary file, which is removed when
+// the script ends.
 func WithTimeout(d time.Duration) Option {
 	return func(c *config) error { return setPositive(&c.timeout, "WithTimeout", d) }
 }
 
 // WithKillOnCancel ends the commands that still run on their nodes when the run's
-// context ends, before Run or Wait returns and before OnError: SIGTERM to the
-// process group, children included, and SIGKILL 5 s later. By default they run on.
-// They are told by a second job, for which Consul has to be reachable and the token
-// needs no more than for the first. It usually takes a second or two and is bounded
-// by some 20 s, and 10 ms more per node; that is on top of the clean-up.
+// context ends, before Run or Wait returns and before OnError. The process group,
+// children included, gets a SIGTERM, and a SIGKILL 5 s later. By default commands
+// run on. A second job does it, so Consul has to be reachable; the token needs no
+// further permission. It usually takes a second or two. It is bounded by some 20 s
+// and 10 ms more for each node, on top of the clean-up.
 //
-// The error names, as *NodeError, each node that had acknowledged the job and did not
-// confirm that its command has ended: its agent may be dead, or the command cannot be
-// killed. Nodes that had not acknowledged are told as well, but not named where they
-// do not answer. What the nodes need, and what else changes, is said at WithTimeout;
-// besides that, ps where there is no /proc. It covers the end of the context only, not
-// a lost session or this program's death: WithTimeout covers those.
+// The error names, as *NodeError, each node that had acknowledged the job and did
+// not confirm that its command has ended. Its agent may be dead, or the command
+// can't be killed. Nodes that had not acknowledged get the second job too, but the
+// error does not name them if they do not answer.
+//
+// WithTimeout says what the nodes need and what else changes. Besides that, nodes
+// without /proc need ps. The option covers the end of the context, not a lost
+// session or the death of this program: WithTimeout covers those.
 func WithKillOnCancel() Option {
 	return func(c *config) error {
 		c.killOnCancel = true
@@ -442,27 +437,27 @@ func WithKillOnCancel() Option {
 	}
 }
 
-// WithMinNodes makes the run wait until at least n nodes have exited, n >= 0;
-// the default is 0. Where fewer take the job, the run ends once nothing new has
-// come for the ack timeout, and Result.Err says how many were missing.
+// WithMinNodes makes the run wait until at least n nodes have exited, n >= 0. The
+// default is 0. If fewer take the job, the run ends once nothing new has come for
+// the ack timeout. Result.Err then says how many were missing.
 func WithMinNodes(n int) Option {
 	return func(c *config) error {
 		if n < 0 {
-			return fmt.Errorf("WithMinNodes(%d): is negative", n)
+			return badValue("WithMinNodes", n, errors.New("is negative"))
 		}
 		c.minNodes = n
 		return nil
 	}
 }
 
-// WithWait sets the interval of the heartbeats that an agent sends while its
-// command prints nothing, at least 100 ms; the default is 2 s. Where nobody is
-// expected (see WithoutDiscovery) it is also the silence that ends the run. It
-// kills nothing. Each heartbeat is a write through Raft on Consul's servers.
+// WithWait sets the interval of the heartbeats that an agent sends while its command
+// prints nothing, at least 100 ms. The default is 2 s. If nobody is expected (see
+// WithoutDiscovery) it is also the silence that ends the run. It kills nothing. Each
+// heartbeat is a write through Raft on Consul's servers.
 func WithWait(d time.Duration) Option {
 	return func(c *config) error {
 		if d < minWait {
-			return fmt.Errorf("WithWait(%v): is under %v", d, minWait)
+			return badValue("WithWait", d, fmt.Errorf("is under %v", minWait))
 		}
 		c.wait = d
 		return nil
@@ -470,47 +465,47 @@ func WithWait(d time.Duration) Option {
 }
 
 // WithAckTimeout sets how long after the event an expected node may take to
-// acknowledge the job before it counts as not responding; the default is 5 s.
-// Gossip takes about 0.2 s on a LAN, but some 30 s to a node that it missed. A
-// node that acknowledges later, while others keep the run going, still counts.
+// acknowledge the job. After that it counts as not responding. The default is 5 s.
+// Gossip takes about 0.2 s on a LAN, but some 30 s to a node that it missed. A node
+// that acknowledges later still counts, if other nodes keep the run going.
 func WithAckTimeout(d time.Duration) Option {
 	return func(c *config) error { return setPositive(&c.ackTimeout, "WithAckTimeout", d) }
 }
 
-// WithLostTimeout sets how long a node that runs the command may stay silent,
-// without output and heartbeat, before it counts as lost. It has to be over the
-// wait, and should be several times that; the default is five times the wait and
-// at least 15 s.
+// WithLostTimeout sets how long a node that runs the command may be silent, without
+// output and heartbeat, before it counts as lost. It has to be longer than the wait
+// and should be several times as long. The default is five times the wait, at least
+// 15 s.
 func WithLostTimeout(d time.Duration) Option {
 	return func(c *config) error { return setPositive(&c.lostTimeout, "WithLostTimeout", d) }
 }
 
 func setPositive(to *time.Duration, option string, d time.Duration) error {
 	if d <= 0 {
-		return fmt.Errorf("%s(%v): is not positive", option, d)
+		return badValue(option, d, errors.New("is not positive"))
 	}
 	*to = d
 	return nil
 }
 
-// WithReplicationWait makes the run wait for d between the job and the event, as
-// the flag -wait-repl of `consul exec` does; the default is 0. Agents that do not
-// find the job in a stale read ask the leader, so there is no need for it.
+// WithReplicationWait makes the run wait for d between the job and the event, as the
+// flag -wait-repl of `consul exec` does. The default is 0. It is not needed: an agent
+// whose stale read does not find the job asks the leader.
 func WithReplicationWait(d time.Duration) Option {
 	return func(c *config) error {
 		if d < 0 {
-			return fmt.Errorf("WithReplicationWait(%v): is negative", d)
+			return badValue("WithReplicationWait", d, errors.New("is negative"))
 		}
 		c.replicationWait = d
 		return nil
 	}
 }
 
-// WithoutDiscovery does not ask Consul's catalog which nodes to expect. The run
-// then ends by silence, as `consul exec` does: when no node is running and
-// nothing has come for the wait; or, with WithMinNodes, when that many have
-// exited and none is running. The names of WithNodes are expected nevertheless, and
-// the run ends with them.
+// WithoutDiscovery does not ask Consul's catalog which nodes to expect. The run then
+// ends by silence, as `consul exec` does: when no node is running and nothing has
+// come for the wait. With WithMinNodes it ends when that many nodes have exited and
+// none is running. The names of WithNodes are still expected, and the run ends with
+// them.
 func WithoutDiscovery() Option {
 	return func(c *config) error {
 		c.noDiscovery = true
@@ -518,29 +513,28 @@ func WithoutDiscovery() Option {
 	}
 }
 
-// WithPrefix sets the folder of Consul's KV store in which the job stands; the
-// default is "_rexec". Agents follow any prefix, where their token may write to
-// it. The job is gone from there when the run ends; where there is much output, or
-// many nodes, what was read of it goes before.
+// WithPrefix sets the folder of Consul's KV store that holds the job. The default is
+// "_rexec". Agents follow any prefix that their token may write to. The job is gone
+// from there when the run ends. If there are many nodes or much output, the keys
+// that were read go during the run.
 func WithPrefix(prefix string) Option {
 	return func(c *config) error {
 		if err := checkPrefix(prefix); err != nil {
-			return fmt.Errorf("WithPrefix(%q): %w", prefix, err)
+			return badValue("WithPrefix", prefix, err)
 		}
 		c.prefix = prefix
 		return nil
 	}
 }
 
-// WithDatacenter runs in the datacenter dc, through the same agent. The session
-// is then held by a healthy server of that datacenter, which the token has to be
-// allowed to find: service:read on "consul" and node:read. For a datacenter other
-// than the agent's own, newer Consuls ask that the agent is a server: 1.22 does,
-// 1.8 does not.
+// WithDatacenter runs in the datacenter dc, through the same agent. A healthy server
+// of that datacenter then holds the session. To find it the token needs service:read
+// on "consul" and node:read. For a datacenter other than the agent's own, Consul 1.22
+// requires that the agent is a server; 1.8 does not.
 func WithDatacenter(dc string) Option {
 	return func(c *config) error {
 		if dc == "" {
-			return fmt.Errorf("WithDatacenter(%q): is empty", dc)
+			return badValue("WithDatacenter", dc, errors.New("is empty"))
 		}
 		c.datacenter = dc
 		return nil
@@ -548,28 +542,28 @@ func WithDatacenter(dc string) Option {
 }
 
 // WithConfig says how to reach Consul. The default is api.DefaultConfig, which
-// follows CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN and the other variables of
-// Consul's tools. New reads conf and leaves it as it is. Where conf has no
-// Transport and no HttpClient, answers are not compressed, which is cheaper for
-// both sides where Consul is near; for one far away give a Transport.
+// follows CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN and the other variables of Consul's
+// tools. New reads conf and does not change it, nor its Transport and HttpClient. If
+// conf has neither of these, Consul's answers are not compressed: near Consul that
+// is cheaper for both sides. If Consul is far away, give a Transport.
 func WithConfig(conf *api.Config) Option {
 	return func(c *config) error {
 		if conf == nil {
-			return errors.New("WithConfig(nil): no config")
+			return badValue("WithConfig", nil, errors.New("no config"))
 		}
 		c.apiConfig = conf
 		return nil
 	}
 }
 
-// WithClient uses a client of the caller's, which may serve any number of runs
-// at once. Its connections stay open after the run. A client that was made for
-// another datacenter than its agent's needs WithDatacenter beside it. Much output
-// takes more CPU to read than with WithConfig, as consul/api then decodes it.
+// WithClient uses the caller's client, which may serve any number of runs at once.
+// Its connections stay open after the run. If the client was made for another
+// datacenter than its agent's, give WithDatacenter too. Much output takes more CPU
+// to read than with WithConfig, as consul/api then decodes it.
 func WithClient(client *api.Client) Option {
 	return func(c *config) error {
 		if client == nil {
-			return errors.New("WithClient(nil): no client")
+			return badValue("WithClient", nil, errors.New("no client"))
 		}
 		c.client = client
 		return nil
@@ -577,24 +571,24 @@ func WithClient(client *api.Client) Option {
 }
 
 // WithCapture keeps the first maxBytes bytes of each node's output in its
-// NodeResult; the default is 0, none.
+// NodeResult. The default is 0, none.
 func WithCapture(maxBytes int) Option {
 	return func(c *config) error {
 		if maxBytes < 0 {
-			return fmt.Errorf("WithCapture(%d): is negative", maxBytes)
+			return badValue("WithCapture", maxBytes, errors.New("is negative"))
 		}
 		c.capture = maxBytes
 		return nil
 	}
 }
 
-// WithLogger logs each step of the run at debug level, and what is out of order
-// at warning level, each line with the run's ID. Neither the token nor the
-// command is logged. The default logs nothing.
+// WithLogger logs each step of the run at debug level, and what is out of order at
+// warning level. Each line has the run's ID. Neither the token nor the command is
+// logged. The default logs nothing.
 func WithLogger(logger *slog.Logger) Option {
 	return func(c *config) error {
 		if logger == nil {
-			return errors.New("WithLogger(nil): no logger")
+			return badValue("WithLogger", nil, errors.New("no logger"))
 		}
 		c.logger = logger
 		return nil

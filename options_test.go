@@ -12,7 +12,18 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/consulexec/consulexec/exectest"
+	"github.com/consulexec/consulexec/internal/consul"
 )
+
+// testConfig returns the config of a command with options.
+func testConfig(t testing.TB, options ...Option) *config {
+	t.Helper()
+	c, errs := newConfig("x", options)
+	if len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	return c
+}
 
 func TestNewRefuses(t *testing.T) {
 	client, err := api.NewClient(&api.Config{Address: "127.0.0.1:1"})
@@ -32,10 +43,10 @@ func TestNewRefuses(t *testing.T) {
 		{"", []Option{WithArgs()}, []string{"WithArgs([])", "no program"}},
 		{"", []Option{WithArgs("", "x")}, []string{`WithArgs(["" "x"])`, "no program"}},
 		{"", []Option{WithArgs("ls", "\xff")}, []string{"WithArgs", `"\xff"`, "UTF-8"}},
-		{"x", []Option{WithArgs("ls")}, []string{"a command and WithArgs"}},
-		{"x", []Option{WithScript([]byte("ls"))}, []string{"a command and WithScript"}},
+		{"x", []Option{WithArgs("ls")}, []string{"command and WithArgs"}},
+		{"x", []Option{WithScript([]byte("ls"))}, []string{"command and WithScript"}},
 		{"", []Option{WithArgs("ls"), WithScript([]byte("ls"))}, []string{"WithScript and WithArgs"}},
-		{"x", []Option{nil}, []string{"option 1 is nil"}},
+		{"x", []Option{nil}, []string{"option 1: is nil"}},
 		{"x", []Option{WithNode("(")}, []string{`WithNode("(")`, "missing closing"}},
 		{"x", []Option{WithService("[")}, []string{`WithService("[")`}},
 		{"x", []Option{WithService("a"), WithTag("*")}, []string{`WithTag("*")`}},
@@ -135,18 +146,12 @@ func TestDefaults(t *testing.T) {
 		{[]Option{WithWait(time.Minute)}, 5 * time.Minute},
 		{[]Option{WithWait(time.Second), WithLostTimeout(3 * time.Second)}, 3 * time.Second},
 	} {
-		c, err := newConfig("x", test.options)
-		if err != nil {
-			t.Fatal(err)
-		}
+		c := testConfig(t, test.options...)
 		if c.lostTimeout != test.lost {
 			t.Errorf("lost timeout %v, want %v", c.lostTimeout, test.lost)
 		}
 	}
-	c, err := newConfig("x", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := testConfig(t)
 	if c.wait != 2*time.Second || c.ackTimeout != 5*time.Second || c.replicationWait != 0 || c.prefix != "_rexec" || c.capture != 0 || c.minNodes != 0 {
 		t.Errorf("defaults: %+v", c)
 	}
@@ -155,24 +160,18 @@ func TestDefaults(t *testing.T) {
 func TestClient(t *testing.T) {
 	t.Setenv(api.HTTPAddrEnvName, "127.0.0.9:99")
 	t.Run("default", func(t *testing.T) {
-		c, err := newConfig("x", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err = c.client.Status().Leader(); err == nil || !strings.Contains(err.Error(), "127.0.0.9:99") {
+		c := testConfig(t)
+		if _, err := c.client.Status().Leader(); err == nil || !strings.Contains(err.Error(), "127.0.0.9:99") {
 			t.Errorf("the client does not follow the environment: %v", err)
 		}
-		if c.transport == nil {
+		if c.connection == nil {
 			t.Error("nobody will close the client's connections")
 		}
 	})
 	t.Run("config", func(t *testing.T) {
 		given := api.Config{Datacenter: "dc7"}
 		before := given
-		c, err := newConfig("x", []Option{WithConfig(&given)})
-		if err != nil {
-			t.Fatal(err)
-		}
+		c := testConfig(t, WithConfig(&given))
 		if given.Address != before.Address || given.HttpClient != before.HttpClient || given.Transport != before.Transport {
 			t.Error("New changed the caller's config")
 		}
@@ -180,25 +179,13 @@ func TestClient(t *testing.T) {
 			t.Errorf("datacenter %q, want the config's", c.datacenter)
 		}
 	})
-	t.Run("transport", func(t *testing.T) {
-		c, err := newConfig("x", []Option{WithConfig(&api.Config{Transport: new(http.Transport)})})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if c.transport != nil {
-			t.Error("New took the caller's transport for its own")
-		}
-	})
 	t.Run("answers", func(t *testing.T) {
 		srv := exectest.NewServer(exectest.Node("a"))
 		defer srv.Close()
 		srv.Put("key", []byte("value"))
-		c, err := newConfig("x", []Option{WithConfig(srv.Config())})
-		if err != nil {
-			t.Fatal(err)
-		}
+		c := testConfig(t, WithConfig(srv.Config()))
 		var body bytes.Buffer
-		q := (&api.QueryOptions{}).WithContext(takeBody(t.Context(), &body))
+		q := (&api.QueryOptions{}).WithContext(consul.WithBody(t.Context(), &body))
 		if pairs, _, err := c.client.KV().List("", q); err != nil || len(pairs) > 0 || body.Len() == 0 {
 			t.Errorf("error %v; consul/api decoded %d pairs, and %d bytes were taken before", err, len(pairs), body.Len())
 		}
@@ -206,9 +193,7 @@ func TestClient(t *testing.T) {
 	t.Run("http client", func(t *testing.T) {
 		given := &http.Client{Transport: new(http.Transport)}
 		before := *given
-		if _, err := newConfig("x", []Option{WithConfig(&api.Config{HttpClient: given})}); err != nil {
-			t.Fatal(err)
-		}
+		testConfig(t, WithConfig(&api.Config{HttpClient: given}))
 		if given.Transport != before.Transport {
 			t.Error("New changed the caller's HTTP client")
 		}

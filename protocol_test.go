@@ -2,108 +2,17 @@ package consulexec
 
 import (
 	"encoding/json"
+	"fmt"
+	"math/rand/v2"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
+
+	"github.com/consulexec/consulexec/internal/runner"
 )
-
-func TestParseKey(t *testing.T) {
-	tests := []struct {
-		key  string
-		want jobKey
-	}{
-		{"job", jobKey{kind: keyJob}},
-		{"web-1/ack", jobKey{node: "web-1", kind: keyAck}},
-		{"web-1/exit", jobKey{node: "web-1", kind: keyExit}},
-		{"web-1/out/00000", jobKey{node: "web-1", kind: keyOutput}},
-		{"web-1/out/0000a", jobKey{node: "web-1", kind: keyOutput, chunk: 10}},
-		{"web-1/out/fffff", jobKey{node: "web-1", kind: keyOutput, chunk: 0xfffff}},
-		{"web-1/out/100000", jobKey{node: "web-1", kind: keyOutput, chunk: 0x100000}},
-		{"web.1%2F/ack", jobKey{node: "web.1%2F", kind: keyAck}},
-		{"rack/web-1/ack", jobKey{node: "rack/web-1", kind: keyAck}},
-
-		// Nodes with names out of the protocol.
-		{"job/ack", jobKey{node: "job", kind: keyAck}},
-		{"out/ack", jobKey{node: "out", kind: keyAck}},
-		{"out/out/00001", jobKey{node: "out", kind: keyOutput, chunk: 1}},
-		{"exit/exit", jobKey{node: "exit", kind: keyExit}},
-		{"ack/ack", jobKey{node: "ack", kind: keyAck}},
-
-		// Keys of nobody.
-		{"", jobKey{}},
-		{"/", jobKey{}},
-		{"ack", jobKey{}},
-		{"/ack", jobKey{}},
-		{"exit", jobKey{}},
-		{"web-1", jobKey{}},
-		{"web-1/", jobKey{}},
-		{"web-1/job", jobKey{}},
-		{"web-1/out", jobKey{}},
-		{"web-1/out/", jobKey{}},
-		{"out/00000", jobKey{}},
-		{"/out/00000", jobKey{}},
-		{"web-1/out/0000", jobKey{}},     // too short
-		{"web-1/out/000000", jobKey{}},   // 00000, spelled otherwise
-		{"web-1/out/0000A", jobKey{}},    // upper case
-		{"web-1/out/0000g", jobKey{}},    // no digit
-		{"web-1/out/+0001", jobKey{}},    // a sign
-		{"web-1/out/10000000", jobKey{}}, // 256 M chunks, which is 1 TB
-	}
-	for _, test := range tests {
-		got := parseKey(test.key)
-		if got != test.want {
-			t.Errorf("parseKey(%q) = %+v, want %+v", test.key, got, test.want)
-		}
-		if got.kind != keyUnknown && got.path() != test.key {
-			t.Errorf("parseKey(%q).path() = %q", test.key, got.path())
-		}
-	}
-}
-
-// FuzzParseKey checks that a key means one thing only: what is parsed is spelled
-// the same again.
-func FuzzParseKey(f *testing.F) {
-	for _, key := range []string{"job", "n/ack", "n/exit", "n/out/00000", "a/b/out/100000", "n/out/000000", "/ack", "n/out/", "job/out/fffff"} {
-		f.Add(key)
-	}
-	f.Fuzz(func(t *testing.T, key string) {
-		got := parseKey(key)
-		if got.kind == keyUnknown {
-			if got != (jobKey{}) {
-				t.Errorf("parseKey(%q) = %+v of no kind", key, got)
-			}
-			return
-		}
-		if got.path() != key {
-			t.Errorf("parseKey(%q) = %+v, which is spelled %q", key, got, got.path())
-		}
-		if (got.node == "") != (got.kind == keyJob) {
-			t.Errorf("parseKey(%q) = %+v: wrong node", key, got)
-		}
-	})
-}
-
-func TestParseKeyAllocatesNothing(t *testing.T) {
-	var sink jobKey
-	if n := testing.AllocsPerRun(100, func() { sink = parseKey("web-1.example.com/out/0001f") }); n != 0 {
-		t.Errorf("parseKey allocates %v times for %+v", n, sink)
-	}
-}
-
-func TestParseExit(t *testing.T) {
-	for text, want := range map[string]int{"0": 0, "3": 3, "255": 255, "-1": -1, "127": 127} {
-		if got, err := parseExit([]byte(text)); got != want || err != nil {
-			t.Errorf("parseExit(%q) = %d, %v", text, got, err)
-		}
-	}
-	for _, text := range []string{"", "abc", "1.5", " 1", "0x1", "99999999999999999999", strings.Repeat("1", 10000)} {
-		_, err := parseExit([]byte(text))
-		if err == nil || len(err.Error()) > 100 {
-			t.Errorf("parseExit(%.40q): error %.200v", text, err)
-		}
-	}
-}
 
 // TestDocuments holds the bytes that agents are known to take.
 func TestDocuments(t *testing.T) {
@@ -112,9 +21,9 @@ func TestDocuments(t *testing.T) {
 		document any
 		want     string
 	}{
-		{jobSpec{Command: "uptime", Wait: 2 * time.Second}, `{"Command":"uptime","Wait":2000000000}`},
-		{jobSpec{Args: []string{"ls", "-l", ""}, Wait: time.Second}, `{"Args":["ls","-l",""],"Wait":1000000000}`},
-		{jobSpec{Script: []byte("#!/bin/sh\n\xff"), Wait: time.Second}, `{"Script":"IyEvYmluL3NoCv8=","Wait":1000000000}`},
+		{jobSpec{runner.Job{Command: "uptime"}, 2 * time.Second}, `{"Command":"uptime","Wait":2000000000}`},
+		{jobSpec{runner.Job{Args: []string{"ls", "-l", ""}}, time.Second}, `{"Args":["ls","-l",""],"Wait":1000000000}`},
+		{jobSpec{runner.Job{Script: []byte("#!/bin/sh\n\xff")}, time.Second}, `{"Script":"IyEvYmluL3NoCv8=","Wait":1000000000}`},
 		{eventPayload{"_rexec", session}, `{"Prefix":"_rexec","Session":"` + session + `"}`},
 	}
 	for _, test := range tests {
@@ -136,7 +45,7 @@ func FuzzJobSpec(f *testing.F) {
 		if checkText(command) != nil {
 			return
 		}
-		want := jobSpec{Command: command, Args: []string{command}, Script: script, Wait: time.Second}
+		want := jobSpec{runner.Job{Command: command, Args: []string{command}, Script: script}, time.Second}
 		var got jobSpec
 		if err := json.Unmarshal(marshal(want), &got); err != nil {
 			t.Fatal(err)
@@ -203,9 +112,99 @@ func TestNodeFilter(t *testing.T) {
 	}
 }
 
-func BenchmarkParseKey(b *testing.B) {
-	b.ReportAllocs()
-	for b.Loop() {
-		parseKey("web-1.example.com/out/0001f")
+func TestNameFilter(t *testing.T) {
+	tests := []struct {
+		names []string
+		want  string
+	}{
+		{[]string{"web-1"}, `^web-1$`},
+		{[]string{"web.1+"}, `^web\.1\+$`},
+		{[]string{"web-2", "web-1", "web-3"}, `^web-[1-3]$`},
+		{[]string{"web-1.example.com", "db-2.example.com"}, `^(db-2|web-1)\.example\.com$`},
+		{[]string{"node-01", "node-02", "node-11", "node-12"}, `^node-(0[12]|1[12])$`},
+		{[]string{"(?:a)", "(?:b)"}, `^\(\?:[ab]\)$`},
+	}
+	for _, test := range tests {
+		if got := nameFilter(test.names); got != test.want {
+			t.Errorf("nameFilter(%q) = %s, want %s", test.names, got, test.want)
+		}
+	}
+}
+
+// FuzzNameFilter checks that the filter of some names, given in lines, matches them and
+// nothing near them.
+func FuzzNameFilter(f *testing.F) {
+	for _, names := range []string{
+		"web-1", "web-1\nweb-10", "a\nba\ncba", "(?:a)\n(?:b)", "é\nè\nê", "a|b\na\nb", "\\Q\n\\E", "a.b\na-b\nab", "Web\nweb", "x[0-9]\nx]\nx^",
+	} {
+		f.Add(names)
+	}
+	f.Fuzz(func(t *testing.T, lines string) {
+		names := slices.Compact(slices.Sorted(strings.SplitSeq(lines, "\n")))
+		if !utf8.ValidString(lines) || names[0] == "" {
+			return // New refuses them
+		}
+		filter := nameFilter(names)
+		re, err := regexp.Compile(filter)
+		if err != nil {
+			t.Fatalf("nameFilter(%q) = %s: %v", names, filter, err)
+		}
+		for _, name := range names {
+			_, size := utf8.DecodeRuneInString(name)
+			for _, other := range []string{name, name + "0", "0" + name, name + "\n", name + name, name[size:], strings.ToUpper(name), name + names[0]} {
+				if got := re.MatchString(other); got != slices.Contains(names, other) {
+					t.Errorf("nameFilter(%q) = %s matches %q: %t", names, filter, other, got)
+				}
+			}
+		}
+	})
+}
+
+func TestGroupNames(t *testing.T) {
+	number := func(n int, format string) []string {
+		names := make([]string, n)
+		for i := range names {
+			names[i] = fmt.Sprintf(format, i)
+		}
+		rand.Shuffle(n, func(i, j int) { names[i], names[j] = names[j], names[i] })
+		return names
+	}
+	random := make([]string, 60)
+	for i := range random {
+		for range 30 {
+			random[i] += string(rune('a' + rand.IntN(26)))
+		}
+	}
+	tests := []struct {
+		name   string
+		names  []string
+		events int // at most
+	}{
+		{"none", nil, 0},
+		{"one", []string{"a"}, 1},
+		{"in sequence", number(2000, "node-%04d"), 5},
+		{"with a domain", number(500, "web-%03d.eu-west-1.example.com"), 2},
+		{"nothing in common", random, 7},
+	}
+	e := newEvent(defaultPrefix, nodeFilter{}, strings.Repeat("x", sessionIDLength))
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			fits := func(filter string) bool {
+				e.NodeFilter = filter
+				return eventSize(e, maxLamportSize) <= maxEventSize
+			}
+			groups := groupNames(test.names, fits)
+			if len(groups) > test.events {
+				t.Errorf("%d events, want at most %d", len(groups), test.events)
+			}
+			for _, names := range groups {
+				if !fits(nameFilter(names)) {
+					t.Errorf("%s does not fit", nameFilter(names))
+				}
+			}
+			if !slices.Equal(slices.Concat(groups...), slices.Sorted(slices.Values(test.names))) {
+				t.Error("the groups do not have each name once")
+			}
+		})
 	}
 }

@@ -1,6 +1,7 @@
 package consulexec
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -8,14 +9,14 @@ import (
 	"time"
 )
 
-// A State says what became of a node.
+// A State is the outcome of a node.
 type State int
 
 const (
-	// StateNoResponse is the state of an expected node that has not
-	// acknowledged the job: it may be down, have remote exec disabled (Consul's
-	// default since 0.8), or lack the ACL rule key:write on the prefix. NodeResult.Err
-	// says more where more is known.
+	// StateNoResponse is the state of an expected node that did not acknowledge the
+	// job. It may be down, have remote exec disabled (Consul's default since 0.8),
+	// or its agent's token may lack key:write on the prefix. NodeResult.Err says
+	// more if more is known.
 	StateNoResponse State = iota
 
 	// StateRunning is the state of a node that acknowledged the job and had not
@@ -29,12 +30,12 @@ const (
 	// silent for the lost timeout. Its command may still run.
 	StateLost
 
-	// StateSkipped is the state of a node that was never told: of a run that
-	// WithMaxFailures stopped, or that failed before the node's turn.
+	// StateSkipped is the state of a node that the job was not dispatched to:
+	// WithMaxFailures stopped the run, or the run failed before the node's turn.
 	StateSkipped
 
-	// StateKilled is the state of a node whose command still ran when the context
-	// ended, and was ended then: see WithKillOnCancel. Its status is not known.
+	// StateKilled is the state of a node whose command was ended because the run's
+	// context had ended. See WithKillOnCancel. Its status is not known.
 	StateKilled
 )
 
@@ -57,32 +58,32 @@ func (s State) String() string {
 	return fmt.Sprintf("State(%d)", int(s))
 }
 
-// Result is what a run came to. It is complete, and no longer changes, when
-// Run or Wait returns it.
+// A Result is the outcome of a run. It is complete, and no longer changes, when Run
+// or Wait returns it.
 type Result struct {
-	// Session is the ID of the session that the run held, or empty where it did
-	// not get one. The job and its results stood under <prefix>/<Session>/.
+	// Session is the ID of the run's session, or empty if the run got none. The job
+	// and what the nodes wrote stood under <prefix>/<Session>/.
 	Session string
 
-	// Datacenter is the one that WithDatacenter or the configuration names, and
-	// empty where neither does: the agent's own.
+	// Datacenter is the datacenter that WithDatacenter or the configuration names.
+	// It is empty if neither does, which means the agent's own.
 	Datacenter string
 
-	// Nodes has every node that was expected or that acknowledged the job,
-	// sorted by name.
+	// Nodes has every node that was expected or acknowledged the job, sorted by
+	// name.
 	Nodes []NodeResult
 
-	// DiscoveryErr is nil where Consul's catalog told which nodes to expect, so
-	// that the end of the run was exact. Otherwise it says why not: ErrDiscoveryOff,
-	// or ErrPermissionDenied where the token may not read the whole catalog. Nobody
-	// was expected then but the nodes of WithNodes; without these the run ended by
-	// silence, and a node that never answered is unknown.
+	// DiscoveryErr is nil if Consul's catalog named the nodes to expect, so that the
+	// end of the run was exact. Otherwise it is ErrDiscoveryOff, or
+	// ErrPermissionDenied if the token may not read the whole catalog. Then only the
+	// nodes of WithNodes were expected. Without WithNodes silence ended the run, and
+	// a node that never answered is unknown.
 	DiscoveryErr error
 
-	err error // why the run does not count as a success, besides its nodes
+	err error // why the run is no success, besides its nodes
 }
 
-// Node returns the result of the node called name, and whether there is one.
+// Node returns the result of the node with this name, and whether there is one.
 func (r *Result) Node(name string) (NodeResult, bool) {
 	i, found := slices.BinarySearchFunc(r.Nodes, name, func(n NodeResult, name string) int {
 		return strings.Compare(n.Node, name)
@@ -93,11 +94,11 @@ func (r *Result) Node(name string) (NodeResult, bool) {
 	return r.Nodes[i], true
 }
 
-// Err returns nil when the run went to its end, every expected node and every
-// other one that answered exited with status 0, and there were at least as many
-// as WithMinNodes asks for. Otherwise it returns an error that has the run's own
-// error, if any, and names each node that did not, and how; errors.As finds the
-// first as a *NodeError.
+// Err returns nil if the run went to its end, every expected node and every other
+// one that acknowledged exited with status 0, and at least as many nodes exited as
+// WithMinNodes asks for. Otherwise its error has the run's own error, if any, and
+// names each node that failed, and how. errors.As finds the first of these as a
+// *NodeError.
 func (r *Result) Err() error {
 	errs := []error{r.err}
 	for _, n := range r.Nodes {
@@ -106,31 +107,74 @@ func (r *Result) Err() error {
 	return errors.Join(errs...)
 }
 
-// NodeResult is what became of one node.
+// A NodeResult is the outcome of one node.
 type NodeResult struct {
 	// Node is the node's name in Consul.
 	Node string
 
-	// State is how far the node came.
+	// State says how far the node got.
 	State State
 
-	// ExitCode is the status of the command where State is StateExited: -1
-	// where a signal ended it, 255 where it could not be started or the agent
-	// failed to write its output, 127 where the shell did not find it. It is -1
-	// in every other state.
+	// ExitCode is the status of the command if State is StateExited: -1 if a signal
+	// ended it, 255 if it could not be started or the agent failed to write its
+	// output, 127 if the shell did not find it. In every other state it is -1.
 	ExitCode int
 
-	// Output is the beginning of the output, stdout and stderr in one, up to as
-	// many bytes as WithCapture says; nil without WithCapture.
+	// Output is the beginning of the output, stdout and stderr in one stream, up to
+	// the number of bytes that WithCapture sets. It is nil without WithCapture.
 	Output []byte
 
 	// OutputBytes is the length of the whole output, captured or not.
 	OutputBytes int64
 
-	// Acked and Exited are when this client learned that the node had taken the
-	// job, and that its command had ended; zero where it did not.
+	// Acked and Exited are when this client learned that the node had taken the job
+	// and that its command had ended. They are zero if it did not.
 	Acked, Exited time.Time
 
-	// Err is nil where the node exited with status 0, and otherwise a *NodeError.
+	// Err is nil if the node exited with status 0, otherwise a *NodeError.
 	Err error
+}
+
+// A Group is a set of nodes with the same outcome.
+type Group struct {
+	// Nodes has the names of the nodes, sorted; at least one.
+	Nodes []string
+
+	// State, ExitCode, Output and OutputBytes are the same for each node. See
+	// NodeResult.
+	State       State
+	ExitCode    int
+	Output      []byte
+	OutputBytes int64
+}
+
+// Groups returns the nodes grouped by outcome: the nodes of a group have the same
+// state, exit code and output. The largest group comes first. Groups of the same
+// size are sorted by their first node.
+//
+// Two outputs are the same if they have the same length and the same captured
+// beginning. Without WithCapture only the length counts.
+func (r *Result) Groups() []Group {
+	type outcome struct {
+		state  State
+		code   int
+		output string
+		bytes  int64
+	}
+	var groups []Group
+	index := make(map[outcome]int) // in groups
+	for _, n := range r.Nodes {
+		o := outcome{n.State, n.ExitCode, string(n.Output), n.OutputBytes}
+		i, found := index[o]
+		if !found {
+			i = len(groups)
+			index[o] = i
+			groups = append(groups, Group{State: n.State, ExitCode: n.ExitCode, Output: n.Output, OutputBytes: n.OutputBytes})
+		}
+		groups[i].Nodes = append(groups[i].Nodes, n.Node)
+	}
+	slices.SortFunc(groups, func(a, b Group) int {
+		return cmp.Or(cmp.Compare(len(b.Nodes), len(a.Nodes)), strings.Compare(a.Nodes[0], b.Nodes[0]))
+	})
+	return groups
 }

@@ -210,7 +210,7 @@ func TestMaxFailuresAndMinNodes(t *testing.T) {
 		if err != nil || time.Since(start) > 3*time.Second {
 			t.Errorf("error %v after %v", err, time.Since(start))
 		}
-		for _, want := range []string{"1 failed, and 2 not told: WithMaxFailures(1)", "2 are missing: WithMinNodes(3)"} {
+		for _, want := range []string{"1 failed, and 2 skipped: WithMaxFailures(1)", "2 are missing: WithMinNodes(3)"} {
 			if !strings.Contains(result.Err().Error(), want) {
 				t.Errorf("%v does not say %q", result.Err(), want)
 			}

@@ -1,46 +1,48 @@
 package consulexec
 
 import (
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
 )
 
-// state is what a run knows of its nodes, and decides when a node is given up
-// and when the run is done. It has no clock and no I/O: each method is told the
-// time.
+// state is what a run knows of its nodes. It decides who gets the job next, when a
+// node is given up and when the run is done. It has no clock and does no I/O: its
+// methods get the time.
 type state struct {
 	minNodes    int
 	wait        time.Duration
 	ackTimeout  time.Duration
 	lostTimeout time.Duration
 	capture     int
-	concurrency int // how many nodes may run at once, or 0
-	percent     int // the same in percent, or 0
-	maxFailures int // how many nodes may fail until no other is told, or 0
+	concurrency int // how many nodes may have the job at once; no limit if 0
+	percent     int // the same, in percent of the nodes
+	maxFailures int // how many failures stop the dispatching; no limit if 0
 
-	nodes   map[string]*node
-	known   bool      // whether the expected nodes are
-	waiting []string  // expected nodes that were not told yet, in their order
-	skipped int       // expected nodes that will not be told for the failures of others
-	enough  int       // how many those were
-	doubt   error     // why it is not certain that an event went out, or nil
-	news    time.Time // when the last record came, or an event went out
+	nodes        map[string]*node
+	known        bool      // whether the expected nodes are known
+	waiting      []string  // expected nodes that the job was not dispatched to, in order
+	skipped      int       // expected nodes that won't get the job because of failures
+	failedAtStop int       // how many failures that were
+	dispatchErr  error     // why an event may not have gone out, or nil
+	lastNews     time.Time // when the last record came or an event went out
 
-	pending int // nodes that may still acknowledge
-	running int
-	exited  int
-	failed  int // nodes that exited with another status than 0, are lost, or did not respond
+	unacked  int // nodes that may still acknowledge
+	running  int
+	exited   int
+	failures int // nodes that exited with another status than 0, are lost, or did not respond
 }
 
 // node is what a run knows of one node.
 type node struct {
 	NodeResult
-	told     time.Time // when its event went out, or zero
-	why      error     // why it may not have taken the job, where that is known
-	pending  bool      // was told and may still acknowledge
-	seen     time.Time // its last sign of life
-	critical bool      // its agent has failed, by the word of the others
+	dispatchedAt time.Time // when the event for it went out, or zero
+	reason       error     // why it may not have taken the job, if that is known
+	unacked      bool      // the job was dispatched to it, and it may still acknowledge
+	seen         time.Time // its last sign of life
+	critical     bool      // gossip reports that its agent has failed
 }
 
 func newState(c *config) *state {
@@ -57,7 +59,7 @@ func newState(c *config) *state {
 	}
 }
 
-// expect says which nodes should answer, in the order in which to tell them.
+// expect sets the nodes that should answer, in the order in which they get the job.
 func (s *state) expect(names []string) {
 	s.known = true
 	s.waiting = names
@@ -69,11 +71,11 @@ func (s *state) expect(names []string) {
 	}
 }
 
-// absent says that a node should answer and can't.
-func (s *state) absent(name string, why error) {
+// addAbsent adds a node that should answer and can't.
+func (s *state) addAbsent(name string, reason error) {
 	n := s.add(name)
-	n.State, n.why = StateNoResponse, why
-	s.failed++
+	n.State, n.reason = StateNoResponse, reason
+	s.failures++
 }
 
 func (s *state) add(name string) *node {
@@ -82,41 +84,41 @@ func (s *state) add(name string) *node {
 	return n
 }
 
-// next takes the nodes that are to be told now off those that wait. Once too many
-// have failed it drops the rest.
+// next removes the nodes that get the job now from those that wait, and returns
+// them. After too many failures it drops the rest.
 func (s *state) next() []string {
-	if s.maxFailures > 0 && s.failed >= s.maxFailures {
+	if s.maxFailures > 0 && s.failures >= s.maxFailures {
 		if len(s.waiting) > 0 {
-			s.skipped, s.enough = len(s.waiting), s.failed
+			s.skipped, s.failedAtStop = len(s.waiting), s.failures
 		}
 		s.waiting = nil
 	}
-	// A stranger's key may have made one of them run.
+	// A node that waits may run already, by a stranger's doing.
 	s.waiting = slices.DeleteFunc(s.waiting, func(name string) bool { return s.nodes[name].State != StateSkipped })
 	n := len(s.waiting)
 	if s.concurrency > 0 {
-		n = min(n, max(0, s.concurrency-s.running-s.pending))
+		n = min(n, max(0, s.concurrency-s.running-s.unacked))
 	}
 	names := s.waiting[:n]
 	s.waiting = s.waiting[n:]
 	return names
 }
 
-// tell says that an event went out at a time, for expected nodes of these names;
-// or, where there is a doubt, that it may not have.
-func (s *state) tell(names []string, at time.Time, doubt error) {
-	s.news = at
-	if doubt != nil {
-		s.doubt = doubt
+// dispatch records that an event for expected nodes went out. A non-nil err says
+// why it may not have.
+func (s *state) dispatch(names []string, at time.Time, err error) {
+	s.lastNews = at
+	if err != nil {
+		s.dispatchErr = err
 	}
 	for _, name := range names {
 		n := s.nodes[name]
-		n.State, n.told, n.why, n.pending = StateNoResponse, at, doubt, true
-		s.pending++
+		n.State, n.dispatchedAt, n.reason, n.unacked = StateNoResponse, at, err, true
+		s.unacked++
 	}
 }
 
-// ack says that a node took the job. It returns false where that is no news.
+// ack records that a node took the job. It reports whether that is news.
 func (s *state) ack(name string, now time.Time) bool {
 	n := s.nodes[name]
 	if n == nil {
@@ -125,25 +127,25 @@ func (s *state) ack(name string, now time.Time) bool {
 	switch {
 	case n.State != StateNoResponse && n.State != StateSkipped:
 		return false
-	case n.pending:
-		n.pending = false
-		s.pending--
+	case n.unacked:
+		n.unacked = false
+		s.unacked--
 	case n.State == StateNoResponse:
-		s.failed-- // it was given up
+		s.failures-- // it was given up
 	}
-	s.news, n.seen, n.Acked = now, now, now
-	n.State, n.why = StateRunning, nil
+	s.lastNews, n.seen, n.Acked = now, now, now
+	n.State, n.reason = StateRunning, nil
 	s.running++
 	return true
 }
 
-// output says that a running node sent a chunk, which may be empty.
+// output records that a running node sent a chunk, which may be empty.
 func (s *state) output(name string, chunk []byte, now time.Time) bool {
 	n := s.nodes[name]
 	if n == nil || n.State != StateRunning {
 		return false
 	}
-	s.news, n.seen = now, now
+	s.lastNews, n.seen = now, now
 	n.OutputBytes += int64(len(chunk))
 	if room := s.capture - len(n.Output); room > 0 {
 		n.Output = append(n.Output, chunk[:min(len(chunk), room)]...)
@@ -151,47 +153,46 @@ func (s *state) output(name string, chunk []byte, now time.Time) bool {
 	return true
 }
 
-// exit says that a running node ended the command.
+// exit records that the command ended on a running node.
 func (s *state) exit(name string, code int, now time.Time) bool {
 	n := s.nodes[name]
 	if n == nil || n.State != StateRunning {
 		return false
 	}
-	s.news, n.seen, n.Exited = now, now, now
+	s.lastNews, n.seen, n.Exited = now, now, now
 	n.State, n.ExitCode = StateExited, code
 	s.running--
 	s.exited++
 	if code != 0 {
-		s.failed++
+		s.failures++
 	}
 	return true
 }
 
-// lose gives a running node up. It returns the error that says so, or nil where
-// the node is not running.
-func (s *state) lose(name string, why error) error {
+// lose gives a running node up. It returns the node's error, or nil if the node is
+// not running.
+func (s *state) lose(name string, reason error) error {
 	n := s.nodes[name]
 	if n == nil || n.State != StateRunning {
 		return nil
 	}
 	n.State = StateLost
-	n.Err = &NodeError{Node: name, State: StateLost, ExitCode: -1, Err: why}
+	n.Err = &NodeError{Node: name, State: StateLost, ExitCode: -1, Err: reason}
 	s.running--
-	s.failed++
+	s.failures++
 	return n.Err
 }
 
-// A node whose agent has failed by the word of the others may stay silent for the
-// wait and a bit more, so that an agent they are wrong about gives a sign of life;
-// but where the wait is long, their word counts before that.
+// If gossip reports that an agent has failed, its node is lost after one heartbeat
+// interval plus agentGrace, in case gossip is wrong. maxAgentWait bounds that
+// interval.
 const (
 	maxAgentWait = 10 * time.Second
 	agentGrace   = time.Second
 )
 
-// fail says which agents have failed by the word of the others, and that all
-// others have not.
-func (s *state) fail(names []string) {
+// setCritical records which agents have failed. All others have not.
+func (s *state) setCritical(names []string) {
 	for _, n := range s.nodes {
 		n.critical = false
 	}
@@ -202,8 +203,8 @@ func (s *state) fail(names []string) {
 	}
 }
 
-// due is when a running node has been silent for too long.
-func (s *state) due(n *node) time.Time {
+// lostAt returns when a running node will have been silent for too long.
+func (s *state) lostAt(n *node) time.Time {
 	timeout := s.lostTimeout
 	if n.critical {
 		timeout = min(timeout, min(s.wait, maxAgentWait)+agentGrace)
@@ -211,36 +212,36 @@ func (s *state) due(n *node) time.Time {
 	return n.seen.Add(timeout)
 }
 
-// pause takes an outage that ended now out of account: nobody could be heard, so
-// nobody was silent.
+// pause moves all times on by an outage that ended now. Nothing could be read
+// meanwhile, so no node counts as silent.
 func (s *state) pause(outage time.Duration, now time.Time) {
 	shift := func(t *time.Time) {
 		if t.IsZero() || t.After(now) {
-			return // never, or not yet: the event's turn in gossip
+			return // not dispatched, or its event still waits for its turn in gossip
 		}
 		if *t = t.Add(outage); t.After(now) {
 			*t = now
 		}
 	}
-	shift(&s.news)
+	shift(&s.lastNews)
 	for _, n := range s.nodes {
-		shift(&n.told)
+		shift(&n.dispatchedAt)
 		shift(&n.seen)
 	}
 }
 
 // overdue returns the nodes that had been silent for too long at the time of a
-// listing, by name: those that did not acknowledge, which it gives up, and those
-// that run the command.
+// listing, sorted by name. It gives up those that did not acknowledge. The others
+// run the command.
 func (s *state) overdue(listed time.Time) (noResponse []string, silent []*node) {
 	for name, n := range s.nodes {
 		switch {
-		case n.pending && !listed.Before(n.told.Add(s.ackTimeout)):
-			n.pending = false
-			s.pending--
-			s.failed++
+		case n.unacked && !listed.Before(n.dispatchedAt.Add(s.ackTimeout)):
+			n.unacked = false
+			s.unacked--
+			s.failures++
 			noResponse = append(noResponse, name)
-		case n.State == StateRunning && !listed.Before(s.due(n)):
+		case n.State == StateRunning && !listed.Before(s.lostAt(n)):
 			silent = append(silent, n)
 		}
 	}
@@ -249,41 +250,40 @@ func (s *state) overdue(listed time.Time) (noResponse []string, silent []*node) 
 	return noResponse, silent
 }
 
-// done tells whether the run had come to its end at the time of a listing.
+// done reports whether the run had come to its end at the time of a listing.
 func (s *state) done(listed time.Time) bool {
-	if s.running > 0 || s.pending > 0 || len(s.waiting) > 0 {
+	if s.running > 0 || s.unacked > 0 || len(s.waiting) > 0 {
 		return false
 	}
 	if (s.exited >= s.minNodes || s.skipped > 0) && (s.known || s.minNodes > 0) {
 		return true
 	}
-	return !listed.Before(s.news.Add(s.quiet()))
+	return !listed.Before(s.lastNews.Add(s.silenceLimit()))
 }
 
-// quiet is how long nothing new may come before a run with no node running is
-// done. Where only silence ends it, that is the wait; where nodes are missing
-// from the least number, as long as any node may take to acknowledge.
-func (s *state) quiet() time.Duration {
+// silenceLimit returns how long a run without a running node waits for news. If only
+// silence ends the run, it is the wait. If exits are missing from the minimum, it is
+// as long as any node may take to acknowledge.
+func (s *state) silenceLimit() time.Duration {
 	if !s.known && s.minNodes == 0 {
 		return s.wait
 	}
 	return s.ackTimeout
 }
 
-// deadline returns when overdue or done will next say something new if no
-// record comes.
+// deadline returns when overdue or done will next change if no record comes.
 func (s *state) deadline() time.Time {
-	if s.running == 0 && s.pending == 0 {
-		return s.news.Add(s.quiet())
+	if s.running == 0 && s.unacked == 0 {
+		return s.lastNews.Add(s.silenceLimit())
 	}
 	var next time.Time
 	for _, n := range s.nodes {
 		var due time.Time
 		switch {
-		case n.pending:
-			due = n.told.Add(s.ackTimeout)
+		case n.unacked:
+			due = n.dispatchedAt.Add(s.ackTimeout)
 		case n.State == StateRunning:
-			due = s.due(n)
+			due = s.lostAt(n)
 		default:
 			continue
 		}
@@ -294,15 +294,41 @@ func (s *state) deadline() time.Time {
 	return next
 }
 
-// missing returns how many exits there are less than there should be.
-func (s *state) missing() int { return max(0, s.minNodes-s.exited) }
+// mayRun returns the nodes on which the command may still run, by name: those that
+// acknowledged, and those that were dispatched to and have said nothing.
+func (s *state) mayRun() (acked, unacked []string) {
+	for name, n := range s.nodes {
+		switch {
+		case n.State == StateExited:
+		case !n.Acked.IsZero():
+			acked = append(acked, name)
+		case !n.dispatchedAt.IsZero():
+			unacked = append(unacked, name)
+		}
+	}
+	slices.Sort(acked)
+	slices.Sort(unacked)
+	return acked, unacked
+}
 
-// results returns what became of each node, by name.
+// shortfall returns why a run that came to its end is no success, besides its nodes.
+func (s *state) shortfall() error {
+	var errs []error
+	if s.skipped > 0 {
+		errs = append(errs, fmt.Errorf("consulexec: %d failed, and %d skipped: WithMaxFailures(%d)", s.failedAtStop, s.skipped, s.maxFailures))
+	}
+	if missing := s.minNodes - s.exited; missing > 0 {
+		errs = append(errs, fmt.Errorf("consulexec: %d nodes exited and %d are missing: WithMinNodes(%d)", s.exited, missing, s.minNodes))
+	}
+	return errors.Join(errs...)
+}
+
+// results returns the outcome of each node, sorted by name.
 func (s *state) results() []NodeResult {
 	results := make([]NodeResult, 0, len(s.nodes))
 	for _, n := range s.nodes {
 		if n.Err == nil && (n.State != StateExited || n.ExitCode != 0) {
-			n.Err = &NodeError{Node: n.Node, State: n.State, ExitCode: n.ExitCode, Err: n.why}
+			n.Err = &NodeError{Node: n.Node, State: n.State, ExitCode: n.ExitCode, Err: n.reason}
 		}
 		results = append(results, n.NodeResult)
 	}

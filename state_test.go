@@ -5,6 +5,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/consulexec/consulexec/internal/reader"
 )
 
 // TestStateDone tells stories: what comes, and when the run is done.
@@ -67,15 +69,12 @@ func TestStateDone(t *testing.T) {
 	start := time.Now()
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			c, err := newConfig("x", []Option{WithMinNodes(test.minNodes)}) // wait 2 s, ack timeout 5 s
-			if err != nil {
-				t.Fatal(err)
-			}
+			c := testConfig(t, WithMinNodes(test.minNodes)) // wait 2 s, ack timeout 5 s
 			s := newState(c)
 			if test.expected != nil {
 				s.expect(test.expected)
 			}
-			s.tell(s.next(), start, nil)
+			s.dispatch(s.next(), start, nil)
 			for i, step := range test.steps {
 				now := start.Add(time.Duration(step.second) * time.Second)
 				counts := true
@@ -105,15 +104,12 @@ func TestStateDone(t *testing.T) {
 }
 
 func TestStateOverdue(t *testing.T) {
-	c, err := newConfig("x", []Option{WithWait(time.Second), WithLostTimeout(10 * time.Second)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := testConfig(t, WithWait(time.Second), WithLostTimeout(10*time.Second))
 	s := newState(c)
 	start := time.Now()
 	at := func(second int) time.Time { return start.Add(time.Duration(second) * time.Second) }
 	s.expect([]string{"a", "b", "c", "d"})
-	s.tell(s.next(), start, nil)
+	s.dispatch(s.next(), start, nil)
 	s.ack("a", at(1))
 	s.ack("b", at(1))
 	s.output("b", nil, at(3)) // a heartbeat is a sign of life
@@ -151,15 +147,12 @@ func TestStateOverdue(t *testing.T) {
 
 // TestStatePause checks that nobody ages in an outage.
 func TestStatePause(t *testing.T) {
-	c, err := newConfig("x", []Option{WithWait(time.Second), WithLostTimeout(10 * time.Second)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := testConfig(t, WithWait(time.Second), WithLostTimeout(10*time.Second))
 	s := newState(c)
 	start := time.Now()
 	at := func(second int) time.Time { return start.Add(time.Duration(second) * time.Second) }
 	s.expect([]string{"a", "b"})
-	s.tell(s.next(), start, nil)
+	s.dispatch(s.next(), start, nil)
 	s.ack("a", at(1))
 	s.pause(20*time.Second, at(22))
 	if noResponse, silent := s.overdue(at(24)); noResponse != nil || silent != nil {
@@ -173,12 +166,12 @@ func TestStatePause(t *testing.T) {
 	}
 	s.output("a", nil, at(31))
 	s.expect([]string{"queued", "waits"})
-	s.tell([]string{"queued"}, at(40), nil) // gossip carries it later
+	s.dispatch([]string{"queued"}, at(40), nil) // gossip carries it later
 	s.pause(time.Hour, at(31))
-	if told := s.nodes["queued"].told; !told.Equal(at(40)) {
+	if told := s.nodes["queued"].dispatchedAt; !told.Equal(at(40)) {
 		t.Errorf("queued was told after %v", told.Sub(start))
 	}
-	if told := s.nodes["waits"].told; !told.IsZero() {
+	if told := s.nodes["waits"].dispatchedAt; !told.IsZero() {
 		t.Errorf("waits was told at %v", told)
 	}
 	if seen := s.nodes["a"].seen; seen.After(at(31)) {
@@ -228,14 +221,11 @@ func TestStateWindow(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			c, err := newConfig("x", test.options)
-			if err != nil {
-				t.Fatal(err)
-			}
+			c := testConfig(t, test.options...)
 			s := newState(c)
 			now := time.Now()
 			if test.absent != "" {
-				s.absent(test.absent, errors.New("is not alive"))
+				s.addAbsent(test.absent, errors.New("is not alive"))
 			}
 			s.expect([]string{"c", "a", "d", "b"})
 			for i, step := range test.steps {
@@ -258,7 +248,7 @@ func TestStateWindow(t *testing.T) {
 				if !slices.Equal(told, step.told) {
 					t.Fatalf("step %d, %s of %q: told %q, want %q", i, step.what, step.node, told, step.told)
 				}
-				s.tell(told, now, nil)
+				s.dispatch(told, now, nil)
 			}
 			if s.skipped != test.skipped {
 				t.Errorf("%d skipped, want %d", s.skipped, test.skipped)
@@ -272,13 +262,10 @@ func TestStateWindow(t *testing.T) {
 
 // TestStateIgnores checks that nothing counts for a node that is not running.
 func TestStateIgnores(t *testing.T) {
-	c, err := newConfig("x", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := testConfig(t)
 	now := time.Now()
 	s := newState(c)
-	s.tell(s.next(), now, nil)
+	s.dispatch(s.next(), now, nil)
 	if s.output("a", nil, now) || s.exit("a", 0, now) || s.lose("a", errors.New("gone")) != nil {
 		t.Error("something counts before the ack")
 	}
@@ -296,10 +283,7 @@ func TestStateIgnores(t *testing.T) {
 }
 
 func TestStateCapture(t *testing.T) {
-	c, err := newConfig("x", []Option{WithCapture(5)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := testConfig(t, WithCapture(5))
 	now := time.Now()
 	s := newState(c)
 	s.ack("a", now)
@@ -312,15 +296,12 @@ func TestStateCapture(t *testing.T) {
 }
 
 func TestResult(t *testing.T) {
-	c, err := newConfig("x", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := testConfig(t)
 	now := time.Now()
 	s := newState(c)
 	s.expect([]string{"d", "c", "b", "a"})
-	s.tell(s.next(), now, nil)
-	s.absent("g", errors.New("is not alive"))
+	s.dispatch(s.next(), now, nil)
+	s.addAbsent("g", errors.New("is not alive"))
 	s.expect([]string{"h"})
 	for _, name := range []string{"a", "b", "c", "e", "f"} {
 		s.ack(name, now)
@@ -356,5 +337,43 @@ node h: skipped`
 	}
 	if err := (&Result{}).Err(); err != nil {
 		t.Errorf("Err() of an empty result: %v", err)
+	}
+}
+
+// TestMayRun checks which nodes may still run the command when the context ends.
+func TestMayRun(t *testing.T) {
+	now := time.Now()
+	s := newState(&config{concurrency: 6, ackTimeout: time.Second, lostTimeout: time.Minute})
+	s.expect([]string{"exits", "runs", "is lost", "is silent", "is given up", "may have the job", "waits"})
+	names := s.next()
+	s.dispatch(names[:5], now, nil)
+	s.dispatch(names[5:], now, errors.New("the context ended amid the event"))
+	for _, name := range []string{"exits", "runs", "is lost"} {
+		s.ack(name, now)
+	}
+	s.exit("exits", 0, now)
+	s.lose("is lost", errors.New("silent"))
+	s.nodes["is given up"].unacked = false
+	s.addAbsent("is absent", errors.New("not in the catalog"))
+	s.ack("a stranger", now)
+	s.pause(time.Second, now.Add(time.Minute)) // which dispatches to nobody
+	acked, unacked := s.mayRun()
+	if want := []string{"a stranger", "is lost", "runs"}; !slices.Equal(acked, want) {
+		t.Errorf("acked %q, want %q", acked, want)
+	}
+	if want := []string{"is given up", "is silent", "may have the job"}; !slices.Equal(unacked, want) {
+		t.Errorf("unacked %q, want %q", unacked, want)
+	}
+}
+
+// BenchmarkReport records and reports the output of a node.
+func BenchmarkReport(b *testing.B) {
+	c := testConfig(b, WithNode("^web"))
+	r := &run{config: c, log: c.logger, listen: c.handlers.listener(), state: newState(c)}
+	r.report(reader.Record{Node: "web-1", Kind: reader.Ack}, time.Now())
+	chunk := reader.Record{Node: "web-1", Kind: reader.Output, Value: make([]byte, 4096)}
+	b.ReportAllocs()
+	for b.Loop() {
+		r.apply([]reader.Record{chunk})
 	}
 }

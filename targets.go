@@ -10,17 +10,19 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
+
+	"github.com/consulexec/consulexec/internal/consul"
 )
 
-// catalogRequests is how many requests for the instances of a service are under
-// way at once: enough to hide the round trip, and few beside the 200 connections
-// that an agent grants one address.
+// catalogRequests is how many requests for the instances of a service run at once:
+// enough to hide the round trip, and few beside the 200 connections that an agent
+// grants to one address.
 const catalogRequests = 8
 
-// isSerfHealth filters checks for the one by which agents judge each other.
+// isSerfHealth selects the check by which agents judge each other.
 const isSerfHealth = `CheckID == "serfHealth"`
 
-// What is asked of the catalog, and the permissions that show all of it.
+// The lists of the catalog, and the permissions that show all of them.
 const (
 	listNodes    = "list nodes"
 	needNodes    = "node:read on every node"
@@ -29,24 +31,24 @@ const (
 )
 
 // catalog asks Consul which nodes to expect.
-type catalog struct{ *consul }
+type catalog struct{ *consul.Client }
 
 // targets are the nodes that should answer a job.
 type targets struct {
-	names  []string // those that can, in the order in which to tell them
+	names  []string // those that can, in the order in which they get the job
 	absent []absence
 }
 
 // An absence is a node that should answer and can't.
 type absence struct {
-	name string
-	why  error
+	name   string
+	reason error
 }
 
-// targets finds the nodes that are alive and pass the filter: of those called
-// names, in that order; of all, by name, where names is nil. Its error wraps
-// ErrPermissionDenied where the token does not show the whole catalog, so that
-// nobody can tell which nodes will answer.
+// targets returns the nodes that are alive and pass the filter: of the given names,
+// in their order, or of all nodes, by name, if names is nil. Its error wraps
+// ErrPermissionDenied if the token does not show the whole catalog, so that nobody
+// knows which nodes will answer.
 func (c catalog) targets(ctx context.Context, filter nodeFilter, names []string) (found targets, err error) {
 	alive, err := c.agents(ctx)
 	if err != nil {
@@ -65,7 +67,7 @@ func (c catalog) targets(ctx context.Context, filter nodeFilter, names []string)
 		case named && known:
 			found.absent = append(found.absent, absence{name, errors.New("is not alive: serfHealth is critical")})
 		case named:
-			found.absent = append(found.absent, absence{name, fmt.Errorf("the catalog%s has no such agent", c.in())})
+			found.absent = append(found.absent, absence{name, fmt.Errorf("the catalog%s has no such agent", c.In())})
 		}
 	}
 	if expression(filter.service) != "" && len(found.names) > 0 {
@@ -78,18 +80,18 @@ func (c catalog) targets(ctx context.Context, filter nodeFilter, names []string)
 	return found, nil
 }
 
-// agents lists the nodes that have an agent, and whether it is alive: whether it
-// takes part in gossip, by the word of the others. Nodes without the check
-// serfHealth were put into the catalog by other means and have no agent.
+// agents returns the nodes that have an agent, and whether gossip reports each as
+// alive. A node without the check serfHealth has no agent: something else put it
+// into the catalog.
 func (c catalog) agents(ctx context.Context) (alive map[string]bool, err error) {
 	var checks []struct{ Node, Status string }
 	meta, err := c.list(ctx, listNodes, needNodes, "/v1/health/state/any", isSerfHealth, &checks)
 	if err != nil {
 		return nil, err
 	}
-	// At least one server answers, so that a catalog without any node is one that
-	// the token may not read. Where Consul says that it left something out, that
-	// may have been checks of services, which don't matter here.
+	// At least one server answers, so the token may not read a catalog without any
+	// node. If Consul says that it left something out, that may have been checks of
+	// services, which don't matter here.
 	if len(checks) == 0 {
 		return nil, c.hidden(listNodes, needNodes)
 	}
@@ -110,17 +112,17 @@ func (c catalog) agents(ctx context.Context) (alive map[string]bool, err error) 
 	return alive, nil
 }
 
-// withService returns the nodes that have a service that passes the filter.
-// Agents look at the services' IDs, and Consul lists those by name only: so
-// every service whose tags may match is looked at.
+// withService returns the nodes that have a service that passes the filter. Agents
+// match the services' IDs, but Consul lists services by name. So each service whose
+// tags may match is looked up.
 func (c catalog) withService(ctx context.Context, filter nodeFilter) (map[string]bool, error) {
 	var services map[string][]string
 	meta, err := c.list(ctx, listServices, needServices, "/v1/catalog/services", "", &services)
 	if err != nil {
 		return nil, err
 	}
-	// Each datacenter has the service "consul", put into the catalog by the
-	// leader and unknown to the servers' own agents, which therefore don't match.
+	// Each datacenter has the service "consul". The leader puts it into the catalog,
+	// and the servers' own agents do not know it, so they don't match.
 	const leaders = "consul"
 	if _, visible := services[leaders]; meta.ResultsFilteredByACLs || !visible {
 		return nil, c.hidden(listServices, needServices)
@@ -130,9 +132,9 @@ func (c catalog) withService(ctx context.Context, filter nodeFilter) (map[string
 	var (
 		group sync.WaitGroup
 		slots = make(chan struct{}, catalogRequests)
-		mu    sync.Mutex // guards the two below
+		mu    sync.Mutex // guards the variables below
 		nodes = make(map[string]bool)
-		fault error
+		first error
 	)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -146,8 +148,8 @@ func (c catalog) withService(ctx context.Context, filter nodeFilter) (map[string
 			found, err := c.instances(ctx, name, filter)
 			mu.Lock()
 			defer mu.Unlock()
-			if err != nil && fault == nil {
-				fault = err
+			if err != nil && first == nil {
+				first = err
 				cancel()
 			}
 			for _, node := range found {
@@ -156,10 +158,10 @@ func (c catalog) withService(ctx context.Context, filter nodeFilter) (map[string
 		})
 	}
 	group.Wait()
-	return nodes, fault
+	return nodes, first
 }
 
-// instances returns the nodes with an instance of a service that passes the
+// instances returns the nodes that have an instance of a service that passes the
 // filter.
 func (c catalog) instances(ctx context.Context, service string, filter nodeFilter) ([]string, error) {
 	var instances []struct {
@@ -184,18 +186,17 @@ func (c catalog) instances(ctx context.Context, service string, filter nodeFilte
 	return nodes, nil
 }
 
-// watchFailures sends the names of the nodes whose agents have failed, by the
-// word of the other agents, each time that they change, until ctx ends or the
-// catalog can't be read. It begins after the first delay, and asks no more often
-// than once in a delay.
+// watchFailures sends the names of the nodes whose agents have failed, as gossip
+// reports, each time that they change. It ends with ctx, or when the catalog can't
+// be read. It begins after the first delay and asks at most once per delay.
 func (c catalog) watchFailures(ctx context.Context, delay time.Duration, out chan<- []string) {
-	op := operation{doing: "list failed nodes", need: needNodes, timeout: pollWait + pollWait/16 + requestTimeout}
-	for index := uint64(0); sleep(ctx, delay); {
+	op := consul.Operation{Doing: "list failed nodes", Need: needNodes, Timeout: consul.PollTimeout}
+	for index := uint64(0); consul.Sleep(ctx, delay); {
 		var checks []struct{ Node string }
-		err := c.do(ctx, op, func(ctx context.Context) error {
-			q := c.query(ctx)
-			q.Filter, q.WaitIndex, q.WaitTime = isSerfHealth, index, pollWait
-			meta, err := c.client.Raw().Query("/v1/health/state/critical", &checks, q)
+		err := c.Do(ctx, op, func(ctx context.Context) error {
+			q := c.Query(ctx)
+			q.Filter, q.WaitIndex, q.WaitTime = isSerfHealth, index, consul.PollWait
+			meta, err := c.API.Raw().Query("/v1/health/state/critical", &checks, q)
 			if err != nil {
 				index = 0
 				return err
@@ -220,19 +221,19 @@ func (c catalog) watchFailures(ctx context.Context, delay time.Duration, out cha
 	}
 }
 
-// list asks for a list and decodes of it what out has room for.
+// list asks for a list and decodes the parts of it that out has fields for.
 func (c catalog) list(ctx context.Context, doing, need, path, filter string, out any) (meta *api.QueryMeta, err error) {
-	op := operation{doing: doing, need: need}
-	err = c.do(ctx, op, func(ctx context.Context) (err error) {
-		q := c.query(ctx)
+	op := consul.Operation{Doing: doing, Need: need}
+	err = c.Do(ctx, op, func(ctx context.Context) (err error) {
+		q := c.Query(ctx)
 		q.Filter = filter
-		meta, err = c.client.Raw().Query(path, out, q)
+		meta, err = c.API.Raw().Query(path, out, q)
 		return err
 	})
 	return meta, err
 }
 
-// hidden is the error of a list that the token does not show in full.
+// hidden returns the error of a list that the token does not show in full.
 func (c catalog) hidden(doing, need string) error {
-	return fmt.Errorf("%s%s: %w: needs %s", doing, c.in(), ErrPermissionDenied, need)
+	return fmt.Errorf("%s%s: %w: needs %s", doing, c.In(), ErrPermissionDenied, need)
 }

@@ -1,4 +1,4 @@
-package consulexec
+package consul
 
 import (
 	"bytes"
@@ -14,16 +14,16 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// body is an answer's body that may fail in its middle, and that is to be closed.
-type body struct {
+// testBody is an answer's body that may fail in the middle. It records its close.
+type testBody struct {
 	io.Reader
 	closed bool
 }
 
-func (b *body) Close() error { b.closed = true; return nil }
+func (b *testBody) Close() error { b.closed = true; return nil }
 
-// TestBodyTaker has answers of several kinds pass through the transport.
-func TestBodyTaker(t *testing.T) {
+// TestInterceptBodies sends answers of several kinds through the transport.
+func TestInterceptBodies(t *testing.T) {
 	broken := errors.New("broken")
 	for _, test := range []struct {
 		name        string
@@ -41,7 +41,7 @@ func TestBodyTaker(t *testing.T) {
 		{name: "failed", asked: true, err: broken},
 		{name: "cut short", asked: true, status: 200, sent: "some text", bodyErr: broken},
 	} {
-		sent := &body{Reader: strings.NewReader(test.sent)}
+		sent := &testBody{Reader: strings.NewReader(test.sent)}
 		if test.bodyErr != nil {
 			sent.Reader = io.MultiReader(sent.Reader, iotest.ErrReader(test.bodyErr))
 		}
@@ -51,11 +51,11 @@ func TestBodyTaker(t *testing.T) {
 			}
 			return &http.Response{StatusCode: test.status, Body: sent}, nil
 		})}
-		takeBodies(client)
+		InterceptBodies(client)
 		ctx := t.Context()
 		buffer := bytes.NewBufferString("what was there before")
 		if test.asked {
-			ctx = takeBody(ctx, buffer)
+			ctx = WithBody(ctx, buffer)
 		}
 		request, err := http.NewRequestWithContext(ctx, "GET", "http://consul/", nil)
 		if err != nil {

@@ -1,4 +1,4 @@
-package consulexec
+package reader
 
 import (
 	"testing"

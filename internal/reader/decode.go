@@ -1,4 +1,4 @@
-package consulexec
+package reader
 
 import (
 	"bytes"
@@ -7,28 +7,28 @@ import (
 	"errors"
 )
 
-// pair is what matters of a key in an answer.
-type pair struct {
-	Key string
+// An entry is a key under the job.
+type entry struct {
+	Key string // as Consul spells it
 	value
+	parsed Key
 }
 
-// value is what matters of a key's value.
+// value is the part of a key's value that matters. It is zero until it is read.
 type value struct {
 	Value   []byte
 	Session string
 }
 
-// Where there is much to read, decoding it is most of what a run costs. So answers
-// in the form that Consul writes are read by a scanner that knows no other, in a
-// tenth of the time that encoding/json takes (BenchmarkDecode). What it does not know
-// is left to that.
+// If there is much to read, decoding it is most of what a run costs. So a scanner
+// reads answers in the form that Consul writes, and knows no other. It takes a
+// tenth of the time of encoding/json (BenchmarkDecode), which decodes the rest.
 
 // decodeNames decodes a list of names: ["…",…].
-func decodeNames(answer []byte) ([]pair, error) {
+func decodeNames(answer []byte) ([]entry, error) {
 	s := scanner{rest: answer}
-	if pairs, ok := s.names(); ok {
-		return pairs, nil
+	if entries, ok := s.names(); ok {
+		return entries, nil
 	}
 	var names []string
 	if err := json.Unmarshal(answer, &names); err != nil {
@@ -37,70 +37,71 @@ func decodeNames(answer []byte) ([]pair, error) {
 	return named(names), nil
 }
 
-// named returns pairs of which only the names are known.
-func named(names []string) []pair {
-	pairs := make([]pair, len(names))
+// named returns entries without values.
+func named(names []string) []entry {
+	entries := make([]entry, len(names))
 	for i, name := range names {
-		pairs[i].Key = name
+		entries[i].Key = name
 	}
-	return pairs
+	return entries
 }
 
-// decodePairs decodes a list of keys with their values: [{"Key":"…",…},…].
-func decodePairs(answer []byte) (pairs []pair, err error) {
+// decodeValues decodes a list of keys with their values: [{"Key":"…",…},…].
+func decodeValues(answer []byte) (entries []entry, err error) {
 	s := scanner{rest: answer}
-	if pairs, ok := s.pairs(); ok {
-		return pairs, nil
+	if entries, ok := s.values(); ok {
+		return entries, nil
 	}
-	err = json.Unmarshal(answer, &pairs)
-	return pairs, err
+	err = json.Unmarshal(answer, &entries)
+	return entries, err
 }
 
 // decodeResults decodes the answer to a transaction that reads:
 // {"Results":[{"KV":{"Key":"…",…}},…],…}.
-func decodeResults(answer []byte) ([]pair, error) {
+func decodeResults(answer []byte) ([]entry, error) {
 	s := scanner{rest: answer}
-	if pairs, ok := s.results(); ok {
-		return pairs, nil
+	if entries, ok := s.results(); ok {
+		return entries, nil
 	}
-	var decoded struct{ Results []struct{ KV *pair } }
+	var decoded struct{ Results []struct{ KV *entry } }
 	if err := json.Unmarshal(answer, &decoded); err != nil {
 		return nil, err
 	}
-	pairs := make([]pair, len(decoded.Results))
+	entries := make([]entry, len(decoded.Results))
 	for i, result := range decoded.Results {
 		if result.KV == nil {
 			return nil, errors.New("a result of a transaction has no KV")
 		}
-		pairs[i] = *result.KV
+		entries[i] = *result.KV
 	}
-	return pairs, nil
+	return entries, nil
 }
 
-// scanner reads JSON without spaces, escapes in its strings, or objects in its
+// scanner reads JSON that has no spaces, no escapes in strings and no objects in
 // objects. Its methods return false at anything else.
 type scanner struct {
 	rest    []byte
-	session string // the last one read: most are the same
+	session string // the last one read; most are the same
 }
 
 // names reads a list of strings.
-func (s *scanner) names() (pairs []pair, ok bool) {
+func (s *scanner) names() (entries []entry, ok bool) {
 	for next := s.skip("["); next; next = s.skip(",") {
 		name, ok := s.text()
 		if !ok || !isPlain(name) {
 			return nil, false
 		}
-		pairs = append(pairs, pair{Key: string(name)})
+		entries = append(entries, entry{Key: string(name)})
 	}
-	return pairs, s.skip("]")
+	return entries, s.skip("]")
 }
 
-// pairs reads a list of objects.
-func (s *scanner) pairs() ([]pair, bool) { return s.list("", "") }
+// values reads a list of objects.
+func (s *scanner) values() ([]entry, bool) { return s.list("", "") }
 
-// results reads the list of objects in an answer to a transaction, and no further.
-func (s *scanner) results() ([]pair, bool) {
+// results reads the list of objects in the answer to a transaction. It reads no
+// further.
+func (s *scanner) results() ([]entry, bool) {
 	if !s.skip(`{"Results":`) {
 		return nil, false
 	}
@@ -108,47 +109,47 @@ func (s *scanner) results() ([]pair, bool) {
 }
 
 // list reads a list of objects, each of them between open and end.
-func (s *scanner) list(open, end string) (pairs []pair, ok bool) {
+func (s *scanner) list(open, end string) (entries []entry, ok bool) {
 	for next := s.skip("["); next; next = s.skip(",") {
 		if !s.skip(open) {
 			return nil, false
 		}
-		p, ok := s.pair()
+		e, ok := s.entry()
 		if !ok || !s.skip(end) {
 			return nil, false
 		}
-		pairs = append(pairs, p)
+		entries = append(entries, e)
 	}
-	return pairs, s.skip("]")
+	return entries, s.skip("]")
 }
 
-// pair reads an object.
-func (s *scanner) pair() (p pair, ok bool) {
+// entry reads an object.
+func (s *scanner) entry() (e entry, ok bool) {
 	for next := s.skip("{"); next; next = s.skip(",") {
 		name, ok := s.text()
 		if !ok || !s.skip(":") {
-			return p, false
+			return e, false
 		}
 		text, isText := s.text()
 		switch {
 		case !isText && !s.skipOther():
-			return p, false
+			return e, false
 		case !isText:
 		case string(name) == "Key":
-			p.Key, ok = string(text), isPlain(text)
+			e.Key, ok = string(text), isPlain(text)
 		case string(name) == "Session":
 			if s.session != string(text) {
 				s.session = string(text)
 			}
-			p.Session, ok = s.session, isPlain(text)
+			e.Session, ok = s.session, isPlain(text)
 		case string(name) == "Value":
-			p.Value, ok = decode64(text)
+			e.Value, ok = decode64(text)
 		}
 		if !ok {
-			return p, false
+			return e, false
 		}
 	}
-	return p, s.skip("}")
+	return e, s.skip("}")
 }
 
 // skip skips a token, if it comes next.
@@ -187,7 +188,7 @@ func (s *scanner) skipOther() bool {
 	return true
 }
 
-// isPlain tells whether text has only characters that mean themselves in JSON.
+// isPlain reports whether text has only characters that mean themselves in JSON.
 func isPlain(text []byte) bool {
 	for _, c := range text {
 		if c < ' ' || c > '~' || c == '\\' {

@@ -1,4 +1,4 @@
-package consulexec
+package reader
 
 import (
 	"bytes"
@@ -74,9 +74,9 @@ func TestDecode(t *testing.T) {
 		if err != nil || !reflect.DeepEqual(got, named(wantNames)) {
 			t.Errorf("%q: names %v, error %v", test.name, got, err)
 		}
-		for form, decode := range map[string]func() ([]pair, error){
-			"pairs":   func() ([]pair, error) { return decodePairs(pairs) },
-			"results": func() ([]pair, error) { return decodeResults(results) },
+		for form, decode := range map[string]func() ([]entry, error){
+			"pairs":   func() ([]entry, error) { return decodeValues(pairs) },
+			"results": func() ([]entry, error) { return decodeResults(results) },
 		} {
 			got, err := decode()
 			if err != nil || len(got) != len(wantPairs) {
@@ -92,7 +92,7 @@ func TestDecode(t *testing.T) {
 		}
 		n, p, r := scanner{rest: names}, scanner{rest: pairs}, scanner{rest: results}
 		_, readsNames := n.names()
-		_, readsPairs := p.pairs()
+		_, readsPairs := p.values()
 		_, readsResults := r.results()
 		if readsNames != test.plain || readsPairs != test.plain || readsResults != test.plain {
 			t.Errorf("%q: the scanner reads names %v, pairs %v, results %v", test.name, readsNames, readsPairs, readsResults)
@@ -133,7 +133,7 @@ func TestDecodeOther(t *testing.T) {
 		{"results", `{"Results":[{"KV":null}]}`, "error"},
 		{"results", `{"Results":[{"KV":` + kv + `}`, "error"},
 	} {
-		decode := map[string]func([]byte) ([]pair, error){"names": decodeNames, "pairs": decodePairs, "results": decodeResults}[test.form]
+		decode := map[string]func([]byte) ([]entry, error){"names": decodeNames, "pairs": decodeValues, "results": decodeResults}[test.form]
 		pairs, err := decode([]byte(test.answer))
 		texts := []string{}
 		for _, p := range pairs {
@@ -154,16 +154,16 @@ func BenchmarkDecode(b *testing.B) {
 	var answer strings.Builder
 	value := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("some words"), 100))
 	separator := "["
-	for i := range txnOps {
+	for i := range newMaxOps {
 		fmt.Fprintf(&answer, `%s{"LockIndex":1,"Key":"_rexec/%036d/web-%05d/out/00000","Flags":0,"Value":"%s","Session":"%036d","CreateIndex":123456,"ModifyIndex":123456}`,
 			separator, 7, i, value, 7)
 		separator = ","
 	}
 	answer.WriteString("]")
 	doc := []byte(answer.String())
-	for name, decode := range map[string]func([]byte) ([]pair, error){
-		"scanner": decodePairs,
-		"json": func(answer []byte) (pairs []pair, err error) {
+	for name, decode := range map[string]func([]byte) ([]entry, error){
+		"scanner": decodeValues,
+		"json": func(answer []byte) (pairs []entry, err error) {
 			err = json.NewDecoder(bytes.NewReader(answer)).Decode(&pairs) // as consul/api does
 			return pairs, err
 		},
@@ -172,7 +172,7 @@ func BenchmarkDecode(b *testing.B) {
 			b.SetBytes(int64(len(doc)))
 			b.ReportAllocs()
 			for b.Loop() {
-				if pairs, err := decode(doc); err != nil || len(pairs) != txnOps || len(pairs[1].Value) != 1000 {
+				if pairs, err := decode(doc); err != nil || len(pairs) != newMaxOps || len(pairs[1].Value) != 1000 {
 					b.Fatalf("%d pairs, %v", len(pairs), err)
 				}
 			}

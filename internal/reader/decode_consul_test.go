@@ -1,4 +1,4 @@
-package consulexec
+package reader
 
 import (
 	"bytes"
@@ -38,10 +38,10 @@ func checkAnswers(t *testing.T, client *api.Client, url string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var want []pair
+	var want []entry
 	var ops []string
 	for i, output := range [][]byte{nil, []byte("0"), bytes.Repeat([]byte("some output\n"), 300)} {
-		p := pair{Key: fmt.Sprintf("answers/web-1/out/%05x", i), value: value{Value: output}}
+		p := entry{Key: fmt.Sprintf("answers/web-1/out/%05x", i), value: value{Value: output}}
 		if i > 0 {
 			p.Session = session
 			_, _, err = client.KV().Acquire(&api.KVPair{Key: p.Key, Value: output, Session: session}, nil)
@@ -54,7 +54,7 @@ func checkAnswers(t *testing.T, client *api.Client, url string) {
 		want = append(want, p)
 		ops = append(ops, fmt.Sprintf(`{"KV":{"Verb":"get","Key":%q}}`, p.Key))
 	}
-	compare := func(form string, got []pair, ok bool, values bool) {
+	compare := func(form string, got []entry, ok bool, values bool) {
 		t.Helper()
 		if !ok || len(got) != len(want) {
 			t.Errorf("%s: read %v, %d pairs, want %d", form, ok, len(got), len(want))
@@ -90,7 +90,7 @@ func checkAnswers(t *testing.T, client *api.Client, url string) {
 	got, ok := names.names()
 	compare("names", got, ok, false)
 	pairs := request("GET", "/v1/kv/answers/?recurse", "")
-	got, ok = pairs.pairs()
+	got, ok = pairs.values()
 	compare("pairs", got, ok, true)
 	results := request("PUT", "/v1/txn", "["+strings.Join(ops, ",")+"]")
 	got, ok = results.results()

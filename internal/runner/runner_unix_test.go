@@ -1,6 +1,6 @@
 //go:build unix
 
-package consulexec
+package runner
 
 import (
 	"bytes"
@@ -32,7 +32,7 @@ func shells(t testing.TB) []shell {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	for _, name := range []string{"dash", "bash", "busybox", "ksh93", "mksh"} {
+	for _, name := range []string{"dash", "bash", "busybox", "ksh93", "mksh", "zsh"} {
 		path, err := exec.LookPath(name)
 		if err != nil {
 			continue
@@ -51,7 +51,7 @@ func shells(t testing.TB) []shell {
 
 // as returns a wrapped job for a node with that /bin/sh. The command is left as it
 // is.
-func (s shell) as(wrapped, job jobSpec) jobSpec {
+func (s shell) as(wrapped, job Job) Job {
 	replace := func(text string) string { return strings.ReplaceAll(text, "/bin/sh", s.path) }
 	n := len(wrapped.Args) - max(len(job.Args), 1)
 	args := slices.Clone(wrapped.Args)
@@ -59,7 +59,7 @@ func (s shell) as(wrapped, job jobSpec) jobSpec {
 		args[i] = replace(args[i])
 	}
 	if len(wrapped.Script) == 0 {
-		return jobSpec{Args: args}
+		return Job{Args: args}
 	}
 	head := strings.TrimSuffix(string(wrapped.Script), string(job.Script))
 	length := fmt.Sprintf("tail -c +%-6d", len(head)+1)
@@ -68,7 +68,7 @@ func (s shell) as(wrapped, job jobSpec) jobSpec {
 		panic("the script's head does not have its own length")
 	}
 	head = strings.Replace(head, length, fmt.Sprintf("tail -c +%-6d", len(head)+1), 1)
-	return jobSpec{Script: append([]byte(head), job.Script...)}
+	return Job{Script: append([]byte(head), job.Script...)}
 }
 
 // An agent is the environment in which a job runs.
@@ -101,7 +101,7 @@ type started struct {
 }
 
 // start runs a job as an agent does.
-func (a *agent) start(job jobSpec) *started {
+func (a *agent) start(job Job) *started {
 	a.t.Helper()
 	s := &started{agent: a, done: make(chan struct{})}
 	command := job.Command
@@ -158,7 +158,7 @@ func (s *started) wait() (output string, code int) {
 	return s.output.String(), s.cmd.ProcessState.ExitCode()
 }
 
-func (a *agent) run(job jobSpec) (output string, code int) {
+func (a *agent) run(job Job) (output string, code int) {
 	a.t.Helper()
 	return a.start(job).wait()
 }
@@ -235,8 +235,8 @@ func onLinux(command string) string {
 }
 
 // kinds are the three ways to say the same.
-func kinds(command string) map[string]jobSpec {
-	return map[string]jobSpec{
+func kinds(command string) map[string]Job {
+	return map[string]Job{
 		"command": {Command: command},
 		"script":  {Script: []byte("#!/bin/sh\n" + command)},
 		"args":    {Args: []string{"/bin/sh", "-c", command}},
@@ -245,7 +245,7 @@ func kinds(command string) map[string]jobSpec {
 
 // TestWrapChangesNothing runs jobs with and without the wrapper.
 func TestWrapChangesNothing(t *testing.T) {
-	jobs := map[string]jobSpec{
+	jobs := map[string]Job{
 		"no command":         {Command: "/no/such/command 2>/dev/null"},
 		"only a comment":     {Command: "# nothing"},
 		"error of syntax":    {Command: "exec 2>/dev/null; (("},
@@ -303,7 +303,7 @@ func TestWrapChangesNothing(t *testing.T) {
 			} else {
 				want, code = a.run(job)
 			}
-			got, gotCode := a.run(sh.as(wrap(job, runID(), time.Hour), job))
+			got, gotCode := a.run(sh.as(Wrap(job, runID(), time.Hour), job))
 			if name == "script, no such" {
 				got = want
 			}
@@ -340,14 +340,14 @@ func TestWrapSignal(t *testing.T) {
 		for signal, want := range map[string]int{"KILL": 137, "TERM": 143, "HUP": 129, "INT": 130, "PIPE": 141} {
 			for kind, job := range kinds("echo a; kill -s " + signal + " $$; sleep 10") {
 				a := newAgent(t)
-				if output, code := a.run(sh.as(wrap(job, runID(), 0), job)); output != "a\n" || code != want {
+				if output, code := a.run(sh.as(Wrap(job, runID(), 0), job)); output != "a\n" || code != want {
 					t.Errorf("%s of %s: exit status %d, output %q", signal, kind, code, output)
 				}
 				a.nothingLeft()
 			}
 		}
-		job := jobSpec{Args: []string{"/no/such/program"}}
-		if output, code := newAgent(t).run(sh.as(wrap(job, runID(), 0), job)); code != 127 || !strings.Contains(output, "/no/such/program") {
+		job := Job{Args: []string{"/no/such/program"}}
+		if output, code := newAgent(t).run(sh.as(Wrap(job, runID(), 0), job)); code != 127 || !strings.Contains(output, "/no/such/program") {
 			t.Errorf("no such program: exit status %d, output %q", code, output)
 		}
 	})
@@ -372,16 +372,16 @@ func TestWrapShell(t *testing.T) {
 			{"its own", []string{"SHELL=" + mine}, "my shell: -c echo it 3"},
 			{"in another's text", []string{"A=a\nSHELL=/bin/false\nB=b"}, "it 0"},
 		} {
-			job := jobSpec{Command: "echo it"}
-			output, code := newAgent(t, test.env...).run(sh.as(wrap(job, runID(), 0), job))
+			job := Job{Command: "echo it"}
+			output, code := newAgent(t, test.env...).run(sh.as(Wrap(job, runID(), 0), job))
 			if got := fmt.Sprint(strings.TrimSpace(output), " ", code); got != test.want {
 				t.Errorf("%s: %q, want %q", test.name, got, test.want)
 			}
 		}
 		// The agent runs a script by its shell, too.
-		job := jobSpec{Script: []byte("echo it")}
+		job := Job{Script: []byte("echo it")}
 		a := newAgent(t, "SHELL="+look("bash"))
-		if output, code := a.run(sh.as(wrap(job, runID(), 0), job)); look("bash") != "/no/such/bash" && (output != "it\n" || code != 0) {
+		if output, code := a.run(sh.as(Wrap(job, runID(), 0), job)); look("bash") != "/no/such/bash" && (output != "it\n" || code != 0) {
 			t.Errorf("script: %q, %d", output, code)
 		}
 	})
@@ -421,7 +421,7 @@ func startEndings(t *testing.T, sh shell, limit time.Duration, env ...string) (a
 		for kind, job := range kinds(e.command) {
 			a := newAgent(t, append(env, "SHELL=/bin/sh")...) // another may print "Terminated"
 			id := runID()
-			all = append(all, ending{a.start(sh.as(wrap(job, id, limit), job)), e.name + " by " + kind, e.output, e.code, e.slow, id})
+			all = append(all, ending{a.start(sh.as(Wrap(job, id, limit), job)), e.name + " by " + kind, e.output, e.code, e.slow, id})
 		}
 	}
 	return all
@@ -451,11 +451,11 @@ func TestKiller(t *testing.T) {
 		all := startEndings(t, sh, 0)
 		for i, e := range all {
 			e.until("up")
-			k := killer(e.id)
+			k := Killer(e.id)
 			if _, err := exec.LookPath("ps"); i%2 == 1 && err == nil {
 				k.Args[2] = strings.Replace(k.Args[2], "/proc/$$/cmdline", "/nowhere", 1)
 			}
-			killers = append(killers, node.start(sh.as(k, jobSpec{})))
+			killers = append(killers, node.start(sh.as(k, Job{})))
 		}
 		for i, k := range killers {
 			if output, code := k.wait(); output != "" || code != 0 {
@@ -492,9 +492,9 @@ func TestKillerAtAnyTime(t *testing.T) {
 		for i := range 20 {
 			for _, job := range kinds("sleep 4321") {
 				id := runID()
-				jobs = append(jobs, newAgent(t).start(sh.as(wrap(job, id, time.Hour), job)))
+				jobs = append(jobs, newAgent(t).start(sh.as(Wrap(job, id, time.Hour), job)))
 				time.Sleep(time.Duration(2*i) * time.Millisecond)
-				killers = append(killers, node.start(sh.as(killer(id), jobSpec{})))
+				killers = append(killers, node.start(sh.as(Killer(id), Job{})))
 			}
 		}
 		for i, s := range jobs {
@@ -514,18 +514,18 @@ func TestKillerAtAnyTime(t *testing.T) {
 func TestKillerOnly(t *testing.T) {
 	eachShell(t, func(t *testing.T, sh shell) {
 		t.Parallel()
-		job := jobSpec{Command: ": >up; sleep 4321 >/dev/null 2>&1"}
+		job := Job{Command: ": >up; sleep 4321 >/dev/null 2>&1"}
 		id := runID()
 		a, other := newAgent(t), newAgent(t)
-		s, o := a.start(sh.as(wrap(job, id, 0), job)), other.start(sh.as(wrap(job, runID(), 0), job))
+		s, o := a.start(sh.as(Wrap(job, id, 0), job)), other.start(sh.as(Wrap(job, runID(), 0), job))
 		s.until("up")
 		o.until("up")
 		killed := newAgent(t)
-		leaves := jobSpec{Command: "sleep 4321 >/dev/null 2>&1 & exit 4"}
-		if output, code := killed.run(sh.as(wrap(leaves, id, time.Second), leaves)); code != 4 || output != "" {
+		leaves := Job{Command: "sleep 4321 >/dev/null 2>&1 & exit 4"}
+		if output, code := killed.run(sh.as(Wrap(leaves, id, time.Second), leaves)); code != 4 || output != "" {
 			t.Errorf("exit status %d, output %q", code, output)
 		}
-		if _, code := newAgent(t).run(sh.as(killer(id), jobSpec{})); code != 0 {
+		if _, code := newAgent(t).run(sh.as(Killer(id), Job{})); code != 0 {
 			t.Errorf("the killer: exit status %d", code)
 		}
 		if _, code := s.wait(); code != 143 {
@@ -540,7 +540,7 @@ func TestKillerOnly(t *testing.T) {
 		if runtime.GOOS == "linux" && len(killed.processes()) != 1 {
 			t.Errorf("left by a command that ended by itself: %v", killed.list())
 		}
-		if _, code := newAgent(t).run(sh.as(killer(runID()), jobSpec{})); code != 0 {
+		if _, code := newAgent(t).run(sh.as(Killer(runID()), Job{})); code != 0 {
 			t.Errorf("the killer of nobody: exit status %d", code)
 		}
 	})
@@ -556,13 +556,13 @@ func TestKillerSeesNothing(t *testing.T) {
 	}
 	a := newAgent(t)
 	a.env[0] = "PATH=" + dir
-	if _, code := a.run(killer(runID())); code != 2 {
+	if _, code := a.run(Killer(runID())); code != 2 {
 		t.Errorf("exit status %d", code)
 	}
 }
 
-// TestWithoutSetsid checks that a command that could not be ended does not run; where
-// the shell has job control it does.
+// TestWithoutSetsid takes setsid away. A command that could not be ended must not
+// run; a shell with job control without a terminal can do without setsid.
 func TestWithoutSetsid(t *testing.T) {
 	dir := t.TempDir()
 	for _, program := range []string{"cat", "chmod", "env", "mkdir", "ps", "rm", "rmdir", "sed", "sleep", "tail", "tr", "sh", "yes"} {
@@ -572,17 +572,32 @@ func TestWithoutSetsid(t *testing.T) {
 	}
 	eachShell(t, func(t *testing.T, sh shell) {
 		t.Parallel()
-		able := sh.name == "bash" || sh.name == "busybox" // setsid is a part of busybox
+		able := sh.makesGroups(t, dir)
+		if sh.name == "bash" && !able {
+			t.Error("bash has no job control without a terminal")
+		}
 		start := time.Now()
 		for _, e := range startEndings(t, sh, time.Second, "PATH="+dir) {
-			output, code := e.wait()
-			if code != 126 || able {
+			if able {
 				e.check(start)
-			} else if !strings.Contains(output, "not run") {
-				t.Errorf("%s: output %q", e.name, output)
+			} else if output, code := e.wait(); code != 126 || !strings.Contains(output, "not run") {
+				t.Errorf("%s: exit status %d, output %q", e.name, code, output)
 			}
 		}
 	})
+}
+
+// makesGroups reports whether the shell gives a child a process group of its own
+// with this PATH: by a setsid that it has built in, or by job control.
+func (s shell) makesGroups(t *testing.T, path string) bool {
+	cmd := exec.CommandContext(t.Context(), s.path, "-c", `command -v setsid || { set -m; `+s.path+` -c 'kill -0 "-$$"'; }`)
+	cmd.Env = []string{"PATH=" + path}
+	var exit *exec.ExitError
+	err := cmd.Run()
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return err == nil
 }
 
 // TestScriptDirectoryTaken checks that a script does not run from, and leaves alone, what
@@ -593,12 +608,12 @@ func TestScriptDirectoryTaken(t *testing.T) {
 		if err := os.WriteFile(theirs, []byte("theirs"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		job := jobSpec{Script: []byte("#!/bin/sh\necho it")}
+		job := Job{Script: []byte("#!/bin/sh\necho it")}
 		script := filepath.Join(a.tmp, "rexec1")
-		if err := errors.Join(os.WriteFile(script, sh.as(wrap(job, runID(), 0), job).Script, 0o700), os.Symlink(filepath.Dir(theirs), script+".d")); err != nil {
+		if err := errors.Join(os.WriteFile(script, sh.as(Wrap(job, runID(), 0), job).Script, 0o700), os.Symlink(filepath.Dir(theirs), script+".d")); err != nil {
 			t.Fatal(err)
 		}
-		output, code := a.run(jobSpec{Args: []string{sh.path, script}})
+		output, code := a.run(Job{Args: []string{sh.path, script}})
 		if code != 126 || strings.Contains(output, "it\n") || !strings.Contains(output, "rexec1.d") {
 			t.Errorf("exit status %d, output %q", code, output)
 		}
@@ -615,7 +630,7 @@ func TestManyShort(t *testing.T) {
 		a := newAgent(t)
 		for i := range 100 {
 			for kind, job := range kinds(fmt.Sprint("exit ", i%3)) {
-				output, code := a.run(sh.as(wrap(job, runID(), time.Hour), job))
+				output, code := a.run(sh.as(Wrap(job, runID(), time.Hour), job))
 				if output != "" || code != i%3 {
 					t.Errorf("%s: exit status %d, output %q", kind, code, output)
 				}
@@ -634,16 +649,16 @@ func FuzzWrap(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		a := newAgent(t)
 		script := "#!" + cat + "\n" + text
-		if output, code := a.run(wrap(jobSpec{Script: []byte(script)}, runID(), 0)); output != script || code != 0 {
+		if output, code := a.run(Wrap(Job{Script: []byte(script)}, runID(), 0)); output != script || code != 0 {
 			t.Errorf("script: exit status %d, output %q", code, output)
 		}
 		if strings.Contains(text, "\x00") {
 			return
 		}
-		if output, code := a.run(wrap(jobSpec{Args: []string{"printf", "%s", text}}, runID(), time.Hour)); output != text || code != 0 {
+		if output, code := a.run(Wrap(Job{Args: []string{"printf", "%s", text}}, runID(), time.Hour)); output != text || code != 0 {
 			t.Errorf("args: exit status %d, output %q", code, output)
 		}
-		if output, code := a.run(wrap(jobSpec{Command: "printf %s " + quote(text)}, runID(), 0)); output != text || code != 0 {
+		if output, code := a.run(Wrap(Job{Command: "printf %s " + quote(text)}, runID(), 0)); output != text || code != 0 {
 			t.Errorf("command: exit status %d, output %q", code, output)
 		}
 		a.nothingLeft()

@@ -1,0 +1,72 @@
+package consul
+
+import (
+	"fmt"
+	"net/http"
+	"reflect"
+
+	"github.com/hashicorp/consul/api"
+)
+
+// A Connection is a client that Connect has made.
+type Connection struct {
+	*api.Client
+	Datacenter string // as configured; the agent's own if empty
+
+	transport *http.Transport // nil if its connections are the caller's
+}
+
+// Connect makes a client by given, or by api.DefaultConfig if given is nil. It
+// touches no network. It changes neither given nor its transport and HTTP client.
+// The client serves WithBody.
+func Connect(given *api.Config) (*Connection, error) {
+	conf := api.DefaultConfig()
+	transport := conf.Transport
+	// The agent is on this machine or near. Compression takes CPU on both sides and
+	// saves bytes that cost little there.
+	transport.DisableCompression = true
+	if given != nil {
+		*conf = *given // api.NewClient fills in its argument
+		switch {
+		case given.HttpClient != nil:
+			client := *given.HttpClient
+			conf.HttpClient, transport = &client, nil
+		case given.Transport == nil:
+			conf.Transport = transport
+		case given.Transport.TLSClientConfig == nil:
+			// api.NewClient writes the TLS settings into the transport.
+			transport = copyTransport(given.Transport)
+			conf.Transport = transport
+		default:
+			transport = nil
+		}
+	}
+	client, err := api.NewClient(conf)
+	if err != nil {
+		return nil, fmt.Errorf("make a client for Consul at %s: %w", conf.Address, err)
+	}
+	InterceptBodies(conf.HttpClient) // api.NewClient has set it
+	return &Connection{Client: client, Datacenter: conf.Datacenter, transport: transport}, nil
+}
+
+// CloseIdle closes the connections that no request uses, unless they are the
+// caller's. It may be called on nil.
+func (c *Connection) CloseIdle() {
+	if c != nil && c.transport != nil {
+		c.transport.CloseIdleConnections()
+	}
+}
+
+// copyTransport returns a transport with the settings of t and no connections. It
+// is not t.Clone, which sets t.TLSClientConfig to enable HTTP/2: api.NewClient would
+// then ignore the TLS settings.
+func copyTransport(t *http.Transport) *http.Transport {
+	c := new(http.Transport)
+	from, to := reflect.ValueOf(t).Elem(), reflect.ValueOf(c).Elem()
+	for i := range from.NumField() {
+		if from.Type().Field(i).IsExported() {
+			to.Field(i).Set(from.Field(i))
+		}
+	}
+	return c
+}

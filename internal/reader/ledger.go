@@ -1,0 +1,190 @@
+package reader
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	// maxStrangers bounds how many keys of strangers the ledger remembers.
+	maxStrangers = 1000
+
+	// strangerPause is how long a stranger's key is left alone before it is read
+	// again: an agent may have overwritten it.
+	strangerPause = 10 * time.Second
+)
+
+// ledger records what was read of each node. It decides which keys of a listing
+// are new. It does no I/O and has no clock.
+type ledger struct {
+	session   string
+	nodes     map[string]*progress
+	strangers map[string]time.Time // keys of somebody else, and when they were read
+	findings  []finding            // not yet logged
+}
+
+// progress is how far a node has been read.
+type progress struct {
+	acked  bool
+	exited bool
+	next   int // the number of the first chunk not yet read
+}
+
+// A finding is something out of order, for the log.
+type finding struct {
+	text string
+	args []any
+}
+
+func newLedger(session string) *ledger {
+	return &ledger{session: session, nodes: make(map[string]*progress), strangers: make(map[string]time.Time)}
+}
+
+// hasRead reports whether a key of the node was read or says nothing new. A node
+// that has exited has nothing more to say.
+func (p *progress) hasRead(k Key) bool {
+	switch k.Kind {
+	case Ack:
+		return p.acked
+	case Exit:
+		return p.exited
+	}
+	return p.exited || k.Chunk < p.next
+}
+
+// unread returns the entries of a listing that have not been read yet, in the
+// order in which each node wrote them. It leaves out the ack of a node that has
+// written more, as the ack says the same; implied has the names of these nodes.
+func (l *ledger) unread(entries []entry, now time.Time) (fresh []*entry, implied []string) {
+	for i := range entries {
+		e := &entries[i]
+		switch {
+		case e.parsed.Kind == Job:
+		case e.parsed.Kind == Unknown:
+			l.addStranger(e.Key, "unknown key", now)
+		case l.isUnread(e, now):
+			fresh = append(fresh, e)
+		}
+	}
+	slices.SortFunc(fresh, inOrder)
+	return l.withoutAcks(fresh)
+}
+
+func (l *ledger) isUnread(e *entry, now time.Time) bool {
+	if len(l.strangers) > 0 {
+		if read, ok := l.strangers[e.Key]; ok && now.Sub(read) < strangerPause {
+			return false
+		}
+	}
+	p := l.nodes[e.parsed.Node]
+	if p == nil {
+		return true
+	}
+	if p.exited && e.parsed.Kind == Output && e.parsed.Chunk >= p.next {
+		l.addStranger(e.Key, "output after the exit", now)
+	}
+	return !p.hasRead(e.parsed)
+}
+
+// isRead reports whether an entry was read as a node's own.
+func (l *ledger) isRead(e *entry) bool {
+	p := l.nodes[e.parsed.Node]
+	return p != nil && p.hasRead(e.parsed)
+}
+
+// inOrder sorts entries by node, and those of a node in the order in which it
+// wrote them: ack, output by number, exit. (Consul sorts "exit" before "out", and
+// chunk 100000 before fffff.)
+func inOrder(a, b *entry) int {
+	return cmp.Or(
+		strings.Compare(a.parsed.Node, b.parsed.Node),
+		cmp.Compare(a.parsed.Kind, b.parsed.Kind),
+		cmp.Compare(a.parsed.Chunk, b.parsed.Chunk),
+	)
+}
+
+// withoutAcks drops the ack of each node that has a further entry.
+func (l *ledger) withoutAcks(fresh []*entry) (kept []*entry, implied []string) {
+	kept = fresh[:0]
+	for i, e := range fresh {
+		more := i+1 < len(fresh) && fresh[i+1].parsed.Node == e.parsed.Node
+		if e.parsed.Kind == Ack && more && len(l.strangers) < maxStrangers {
+			implied = append(implied, e.parsed.Node)
+		} else {
+			kept = append(kept, e)
+		}
+	}
+	return kept, implied
+}
+
+// lacksAck reports whether one of the nodes has not been seen to acknowledge: the
+// entry that implied its ack was a stranger's.
+func (l *ledger) lacksAck(implied []string) bool {
+	return slices.ContainsFunc(implied, func(name string) bool {
+		p := l.nodes[name]
+		return p == nil || !p.acked
+	})
+}
+
+// record marks entries as read and returns a Record of each. A key that was not
+// written under the session is a stranger's: agents that have the job write under
+// it.
+func (l *ledger) record(entries []*entry, now time.Time) []Record {
+	var records []Record
+	for _, e := range entries {
+		if e.Session != l.session {
+			l.addStranger(e.Key, "key of somebody else", now)
+			continue
+		}
+		k := e.parsed
+		p := l.nodes[k.Node]
+		if p == nil {
+			k.Node = strings.Clone(k.Node) // not the memory of the whole key
+			p = new(progress)
+			l.nodes[k.Node] = p
+		}
+		if !p.acked {
+			p.acked = true
+			records = append(records, Record{Node: k.Node, Kind: Ack})
+		}
+		switch k.Kind {
+		case Ack:
+			continue
+		case Exit:
+			p.exited = true
+		case Output:
+			if k.Chunk > p.next {
+				l.find("output is missing", "node", k.Node, "from", p.next, "before", k.Chunk)
+			}
+			p.next = k.Chunk + 1
+		}
+		records = append(records, Record{Node: k.Node, Kind: k.Kind, Value: e.Value})
+	}
+	return records
+}
+
+// addStranger remembers a key that does not belong. It finds the key worth a log
+// line once.
+func (l *ledger) addStranger(key, why string, now time.Time) {
+	_, known := l.strangers[key]
+	if !known && len(l.strangers) == maxStrangers {
+		return
+	}
+	l.strangers[strings.Clone(key)] = now
+	if !known {
+		l.find(why, "key", key)
+	}
+}
+
+func (l *ledger) find(text string, args ...any) {
+	l.findings = append(l.findings, finding{text, args})
+}
+
+// takeFindings returns the findings since the last call.
+func (l *ledger) takeFindings() []finding {
+	taken := l.findings
+	l.findings = nil
+	return taken
+}

@@ -1,0 +1,131 @@
+package reader
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/consulexec/consulexec/internal/consul"
+)
+
+// A listing has the keys under the job.
+type listing struct {
+	entries []entry
+	values  bool // whether the entries have their values
+	hasJob  bool // whether the job's own key is there
+	index   uint64
+}
+
+// lister lists the keys under the job, with or without their values.
+type lister struct {
+	*consul.Client
+	base     string
+	sight    *sight
+	body     *body
+	forecast forecast
+	refresh  refresh
+}
+
+// errInterrupted is the error of a listing that a refresh has ended.
+var errInterrupted = errors.New("interrupted")
+
+// list returns the keys under the job once their index is no longer the given one.
+// After a failure it no longer waits for a change.
+func (l *lister) list(ctx context.Context, index uint64) (found listing, err error) {
+	waiting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if l.refresh.arm(cancel) {
+		index = 0
+	}
+	op := consul.Operation{Doing: "list keys under " + l.base, Need: "key:list on " + l.base, Timeout: consul.PollTimeout}
+	err = l.sight.do(waiting, l.Client, op, func(ctx context.Context) error {
+		q := l.Query(ctx)
+		q.WaitIndex, q.WaitTime = index, consul.PollWait
+		found, err = l.ask(q)
+		if err != nil && waiting.Err() == nil {
+			l.refresh.arm(nil)
+			index = 0
+		}
+		return err
+	})
+	l.refresh.arm(nil)
+	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
+		return listing{}, errInterrupted
+	}
+	return found, err
+}
+
+// ask makes the request of a listing.
+func (l *lister) ask(q *api.QueryOptions) (found listing, err error) {
+	var meta *api.QueryMeta
+	q = q.WithContext(l.body.intercept(q.Context()))
+	if found.values = l.forecast.wantsValues(time.Now()); found.values {
+		found.entries, meta, err = l.askValues(q)
+	} else {
+		found.entries, meta, err = l.askNames(q)
+	}
+	if err != nil {
+		return listing{}, err
+	}
+	l.forecast.listed(l.sight.asked, time.Now())
+	for i := range found.entries {
+		e := &found.entries[i]
+		e.parsed = ParseKey(strings.TrimPrefix(e.Key, l.base))
+		found.hasJob = found.hasJob || e.parsed.Kind == Job
+	}
+	found.index = max(meta.LastIndex, 1) // 0 would not wait
+	return found, nil
+}
+
+func (l *lister) askValues(q *api.QueryOptions) ([]entry, *api.QueryMeta, error) {
+	decoded, meta, err := l.API.KV().List(l.base, q)
+	if err == nil && l.body.Len() > 0 {
+		entries, err := decodeValues(l.body.Bytes())
+		return entries, meta, err
+	}
+	entries := make([]entry, len(decoded))
+	for i, p := range decoded {
+		entries[i] = entry{Key: p.Key, value: value{p.Value, p.Session}}
+	}
+	return entries, meta, err
+}
+
+func (l *lister) askNames(q *api.QueryOptions) ([]entry, *api.QueryMeta, error) {
+	names, meta, err := l.API.KV().Keys(l.base, "", q)
+	if err == nil && l.body.Len() > 0 {
+		entries, err := decodeNames(l.body.Bytes())
+		return entries, meta, err
+	}
+	return named(names), meta, err
+}
+
+// refresh makes a listing that waits end, or the next one not wait.
+type refresh struct {
+	mu        sync.Mutex         // guards the fields below
+	interrupt context.CancelFunc // ends the listing that waits; nil if none does
+	urgent    bool               // the next listing must not wait
+}
+
+// request may be called by any goroutine.
+func (r *refresh) request() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.urgent = true
+	if r.interrupt != nil {
+		r.interrupt()
+	}
+}
+
+// arm sets what ends the listing, nil if nothing has to. It reports whether there
+// was a request since the last call.
+func (r *refresh) arm(interrupt context.CancelFunc) (requested bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	requested = r.urgent
+	r.urgent, r.interrupt = false, interrupt
+	return requested
+}

@@ -1,0 +1,161 @@
+// Package reader reads what agents write under a job, in proportion to what there
+// is to read: it lists the keys whenever they change, reads each value once, and
+// deletes what it has read.
+package reader
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/consulexec/consulexec/internal/consul"
+)
+
+// maxChunk is how many bytes of output an agent writes to a key at most.
+const maxChunk = 4096
+
+// A Record is one thing that a node reported.
+type Record struct {
+	Node  string
+	Kind  Kind   // Ack, Output or Exit
+	Value []byte // of Output (empty for a heartbeat) and Exit
+}
+
+// A Batch has records of several nodes, in the order in which each node wrote
+// them.
+type Batch struct {
+	Records []Record
+
+	// Listed is set in the last batch of a listing, to the time when the reader
+	// asked for the listing. A record that is in no batch so far had not been
+	// written then.
+	Listed time.Time
+
+	// Outage is set beside Listed. It is how long before the listing nothing could
+	// be read.
+	Outage time.Duration
+
+	// JobGone is set beside Listed if the job's key is no longer there, for example
+	// because the session is gone.
+	JobGone bool
+
+	// Err is set in the last batch of all. It says why the reader ended.
+	Err error
+}
+
+// Reader reads under one job. One goroutine calls Run; any may call Refresh.
+type Reader struct {
+	// Out is the channel of the batches. The reader waits until each is taken.
+	Out chan Batch
+
+	lister   lister
+	ledger   *ledger
+	txn      *transactions
+	deletion deletion
+	pacer    pacer
+}
+
+// New returns a reader for the keys under base, which is <prefix>/<session>/.
+func New(client *consul.Client, session, base string) *Reader {
+	sight, buffer := new(sight), new(body)
+	txn := &transactions{Client: client, base: base, sight: sight, body: buffer, maxOps: newMaxOps}
+	return &Reader{
+		Out:      make(chan Batch),
+		lister:   lister{Client: client, base: base, sight: sight, body: buffer, forecast: forecast{listedAt: time.Now()}},
+		ledger:   newLedger(session),
+		txn:      txn,
+		deletion: deletion{transactions: txn},
+	}
+}
+
+// Run reads until ctx ends or reading fails for good.
+func (r *Reader) Run(ctx context.Context) {
+	r.send(ctx, Batch{Err: r.read(ctx)})
+}
+
+// Refresh makes the reader list again at once.
+func (r *Reader) Refresh() { r.lister.refresh.request() }
+
+// read lists and delivers until it fails.
+func (r *Reader) read(ctx context.Context) error {
+	for index := uint64(0); ; {
+		found, err := r.lister.list(ctx, index)
+		if errors.Is(err, errInterrupted) {
+			index = 0
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if found.index < index {
+			found.index = 0 // after a restore or a change of leader the old index means nothing
+		}
+		index = found.index
+		if err := r.deliver(ctx, found); err != nil {
+			return err
+		}
+		r.deleteRead(ctx, found)
+		keys := len(found.entries) + r.deletion.tombstones
+		if !consul.Sleep(ctx, r.pacer.pause(time.Now(), keys)) {
+			return ctx.Err()
+		}
+	}
+}
+
+// deliver sends the new records of a listing.
+func (r *Reader) deliver(ctx context.Context, found listing) error {
+	last := Batch{Listed: r.lister.sight.asked, Outage: r.lister.sight.outage(), JobGone: !found.hasJob}
+	fresh, implied := r.ledger.unread(found.entries, last.Listed)
+	r.logFindings()
+	var err error
+	if found.values {
+		err = r.report(ctx, fresh)
+	} else {
+		err = r.txn.fill(ctx, fresh, func(group []*entry) error { return r.report(ctx, group) })
+	}
+	if err != nil {
+		return err
+	}
+	if err := r.send(ctx, last); err != nil {
+		return err
+	}
+	if r.ledger.lacksAck(implied) {
+		r.Refresh()
+	}
+	return nil
+}
+
+// report records entries that have their values and sends the records.
+func (r *Reader) report(ctx context.Context, entries []*entry) error {
+	records := r.ledger.record(entries, r.lister.sight.asked)
+	r.logFindings()
+	r.lister.forecast.count(records)
+	if len(records) == 0 {
+		return nil
+	}
+	return r.send(ctx, Batch{Records: records})
+}
+
+func (r *Reader) logFindings() {
+	for _, f := range r.ledger.takeFindings() {
+		r.lister.Log.Warn(f.text, f.args...)
+	}
+}
+
+// deleteRead deletes the keys of a listing that were read.
+func (r *Reader) deleteRead(ctx context.Context, found listing) {
+	read, size := r.lister.forecast.measure(found, r.ledger)
+	if r.deletion.deleteRead(ctx, read) {
+		r.lister.forecast.staleBytes -= size
+	}
+}
+
+// send hands b over, unless ctx ends first.
+func (r *Reader) send(ctx context.Context, b Batch) error {
+	select {
+	case r.Out <- b:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

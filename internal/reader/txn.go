@@ -1,0 +1,211 @@
+package reader
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/consulexec/consulexec/internal/consul"
+)
+
+const (
+	// newMaxOps is how many operations Consul takes in a transaction, and oldMaxOps
+	// how many versions up to 1.12 take.
+	newMaxOps = 128
+	oldMaxOps = 64
+)
+
+// transactions reads and deletes any number of keys. It splits them into as many
+// transactions as this Consul needs.
+type transactions struct {
+	*consul.Client
+	base   string
+	sight  *sight
+	body   *body
+	maxOps int
+}
+
+// A txnOp is the part of a transaction's operation that is needed here.
+type txnOp struct {
+	KV struct {
+		Verb api.KVOp
+		Key  string
+	}
+}
+
+func kvOps(verb api.KVOp, keys []string) []txnOp {
+	ops := make([]txnOp, len(keys))
+	for i, key := range keys {
+		ops[i].KV.Verb, ops[i].KV.Key = verb, key
+	}
+	return ops
+}
+
+// fill reads the values of entries and hands them to deliver, group by group.
+// Entries that are no longer there are left out. A group keeps its values only
+// until deliver returns.
+func (t *transactions) fill(ctx context.Context, entries []*entry, deliver func(group []*entry) error) error {
+	for len(entries) > 0 {
+		group := entries[:min(len(entries), t.maxOps)]
+		filled, err := t.fillGroup(ctx, group)
+		if errors.Is(err, errTooManyOps) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := deliver(filled); err != nil {
+			return err
+		}
+		for _, e := range group {
+			e.value = value{}
+		}
+		entries = entries[len(group):]
+	}
+	return nil
+}
+
+// fillGroup reads the values of entries in one transaction, again without the
+// missing ones until none is missing.
+func (t *transactions) fillGroup(ctx context.Context, entries []*entry) ([]*entry, error) {
+	for len(entries) > 0 {
+		missing, err := t.get(ctx, entries)
+		if err != nil {
+			return nil, err
+		}
+		if missing == nil {
+			return entries, nil
+		}
+		entries = without(entries, missing)
+	}
+	return nil, nil
+}
+
+// get reads the values of entries in one transaction, which Consul answers without
+// a write. If some of them are missing it returns their indexes instead.
+func (t *transactions) get(ctx context.Context, entries []*entry) (missing []int, err error) {
+	keys := make([]string, len(entries))
+	for i, e := range entries {
+		keys[i] = e.Key
+	}
+	op := consul.Operation{Doing: "read values under " + t.base, Need: "key:read on " + t.base}
+	tooMany := false
+	err = t.sight.do(ctx, t.Client, op, func(ctx context.Context) error {
+		answer, err := t.send(ctx, kvOps(api.KVGet, keys))
+		var status api.StatusError
+		switch {
+		case err == nil:
+			return fillValues(answer, entries)
+		case errors.Is(err, errTooManyOps):
+			tooMany = true
+			return nil // no outage
+		case errors.As(err, &status) && status.Code == http.StatusConflict:
+			missing, err = missingKeys(status.Body)
+		}
+		return err
+	})
+	if tooMany {
+		err = errTooManyOps
+	}
+	return missing, err
+}
+
+// delete deletes keys, group by group, until one fails. It begins no group after
+// the deadline. It returns how many keys are gone.
+func (t *transactions) delete(ctx context.Context, op consul.Operation, keys []string, deadline time.Time) (deleted int, err error) {
+	for deleted < len(keys) && !time.Now().After(deadline) {
+		group := keys[deleted:min(len(keys), deleted+t.maxOps)]
+		err := t.Try(ctx, op, func(ctx context.Context) error {
+			_, err := t.send(ctx, kvOps(api.KVDelete, group))
+			return err
+		})
+		if errors.Is(err, errTooManyOps) {
+			continue
+		}
+		if err != nil {
+			return deleted, err
+		}
+		deleted += len(group)
+	}
+	return deleted, nil
+}
+
+// errTooManyOps says that a transaction had more operations than this Consul
+// takes. The next one has fewer.
+var errTooManyOps = errors.New("too many operations in a transaction")
+
+// send makes a transaction and returns the answer. It does not use client.Txn,
+// whose errors lack the status.
+func (t *transactions) send(ctx context.Context, ops []txnOp) (answer []byte, err error) {
+	var decoded json.RawMessage
+	_, err = t.API.Raw().Write("/v1/txn", ops, &decoded, t.Write(t.body.intercept(ctx)))
+	if consul.HasStatus(err, http.StatusRequestEntityTooLarge) && len(ops) > oldMaxOps {
+		t.maxOps = oldMaxOps
+		return nil, errTooManyOps
+	}
+	if t.body.Len() > 0 {
+		return t.body.Bytes(), err
+	}
+	return decoded, err
+}
+
+// fillValues sets the entries' values from the answer to a transaction.
+func fillValues(answer []byte, entries []*entry) error {
+	results, err := decodeResults(answer)
+	if err != nil {
+		return err
+	}
+	if len(results) != len(entries) {
+		return fmt.Errorf("%d values for %d keys", len(results), len(entries))
+	}
+	for i := range results {
+		entries[i].value = results[i].value
+	}
+	return nil
+}
+
+// missingKeys returns the indexes of the keys whose absence made Consul roll the
+// transaction back.
+func missingKeys(answer string) (missing []int, err error) {
+	var decoded struct{ Errors api.TxnErrors }
+	if err := json.Unmarshal([]byte(answer), &decoded); err != nil {
+		return nil, err
+	}
+	for _, e := range decoded.Errors {
+		missing = append(missing, e.OpIndex)
+	}
+	if missing == nil {
+		return nil, errors.New("transaction rolled back without a reason")
+	}
+	return missing, nil
+}
+
+// without returns the entries but those at the indexes.
+func without(entries []*entry, indexes []int) []*entry {
+	var rest []*entry
+	for i, e := range entries {
+		if !slices.Contains(indexes, i) {
+			rest = append(rest, e)
+		}
+	}
+	return rest
+}
+
+// body is the buffer for the last answer's body.
+type body struct{ bytes.Buffer }
+
+// intercept returns a context for a request whose answer's body goes to b. A
+// buffer that one large answer has grown is replaced.
+func (b *body) intercept(ctx context.Context) context.Context {
+	if b.Cap() > 2*maxNewBytes {
+		b.Buffer = bytes.Buffer{}
+	}
+	return consul.WithBody(ctx, &b.Buffer)
+}

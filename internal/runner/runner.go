@@ -1,0 +1,128 @@
+// Package runner wraps what a node runs in shell programs that can end it. Consul's
+// agents never end a command.
+//
+// Three programs run on a node, each by its /bin/sh:
+//
+//   - wrapper.sh runs the command in a process group of its own and hands its output
+//     and status through.
+//   - watcher.sh lives beside the command. It ends the group at the timeout, or when
+//     it gets a SIGTERM.
+//   - killer.sh is a job of its own. It sends that SIGTERM to the watchers of a run.
+//
+// They use POSIX utilities only (cat, chmod, env, mkdir, ps, rm, rmdir, sed, sleep,
+// tail, tr), and setsid, which POSIX lacks, unless the shell has job control without
+// a terminal: bash, which is /bin/sh on macOS, has it; dash has not. They send a
+// signal to a group by kill -TERM -1234, which every shell takes: kill -s TERM --
+// -1234 fails in busybox, and kill -s TERM -1234 in dash.
+//
+// A process of a run is found by its command line. It begins with a marker, as some
+// ps cut a line after 79 characters.
+package runner
+
+import (
+	_ "embed" // for the shell programs
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A Job is what a node runs: the part of a job spec that says so. Agents look at
+// Script first, then at Args, then at Command.
+type Job struct {
+	Command string   `json:",omitempty"`
+	Args    []string `json:",omitempty"`
+	Script  []byte   `json:",omitempty"`
+}
+
+// The exit statuses of the killer.
+const (
+	Ended           = 0 // no shell of the run is left
+	StillRuns       = 1 // one is left after 9 s
+	ProcessesHidden = 2 // the killer can't see processes
+)
+
+var (
+	//go:embed wrapper.sh
+	wrapperSource string
+	//go:embed watcher.sh
+	watcherSource string
+	//go:embed killer.sh
+	killerSource string
+
+	wrapper = withoutComments(wrapperSource)
+	watcher = withoutComments(watcherSource)
+	killer  = withoutComments(killerSource)
+)
+
+// withoutComments drops comment lines and empty lines, which would only make each
+// job larger. No line of the programs begins with # inside quotes.
+func withoutComments(source string) string {
+	var text strings.Builder
+	for line := range strings.Lines(source) {
+		if trimmed := strings.TrimSpace(line); trimmed != "" && !strings.HasPrefix(trimmed, "#") {
+			text.WriteString(line)
+		}
+	}
+	return text.String()
+}
+
+// marked begins a program with the marker: the run's ID, and what the process is.
+func marked(id, role, program string) string {
+	return fmt.Sprintf(": consulexec-%s %s\n%s", id, role, program)
+}
+
+// Killer returns the job that ends the commands of the run with this ID on its node.
+// Its exit status is one of the constants above.
+func Killer(id string) Job {
+	return Job{Args: []string{"/bin/sh", "-c", marked(id, "killer", killer), "sh", id}}
+}
+
+// Wrap returns a job that does what job does and can be ended: by the killer of the
+// run with this ID and, unless timeout is 0, by the timeout. The timeout is rounded
+// up to whole seconds, as POSIX's sleep takes no others.
+//
+// A script stays a script, and the wrapper is its first part. That part copies the
+// rest, whatever bytes it has, into a directory of its own beside the agent's file.
+func Wrap(job Job, id string, timeout time.Duration) Job {
+	limit := ""
+	if timeout > 0 {
+		seconds := (timeout-1)/time.Second + 1
+		limit = strconv.Itoa(int(min(seconds, math.MaxInt32)))
+	}
+	shell := []string{"/bin/sh", "-c", marked(id, "wrapper", wrapper), "sh", id, limit, watcher}
+	switch {
+	case len(job.Script) > 0:
+		return Job{Script: append(scriptHead(append(shell, "script")), job.Script...)}
+	case len(job.Args) > 0:
+		return Job{Args: slices.Concat(shell, []string{"args"}, job.Args)}
+	}
+	return Job{Args: append(shell, "command", job.Command)}
+}
+
+// scriptHead returns the first part of a script. It runs command with the directory
+// of the rest as one more argument, and by exec, so that no shell reads on.
+func scriptHead(command []string) []byte {
+	quoted := make([]string, len(command))
+	for i, word := range command {
+		quoted[i] = quote(word)
+	}
+	const text = `#!/bin/sh
+(umask 077 && mkdir "$0.d") || exit 126
+(umask 077 && tail -c +%-6d "$0" >"$0.d/script" && chmod 700 "$0.d/script") || {
+	rm -f "$0.d/script"
+	rmdir "$0.d"
+	exit 126
+}
+exec %s "$0.d"
+`
+	head := func(length int) string { return fmt.Sprintf(text, length+1, strings.Join(quoted, " ")) }
+	return []byte(head(len(head(0))))
+}
+
+// quote quotes a word for the shell.
+func quote(word string) string {
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+}
