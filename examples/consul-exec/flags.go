@@ -23,7 +23,7 @@ type job struct {
 	options []consulexec.Option
 
 	consul  *api.Config
-	address bool // whether the flag or the environment says where Consul is
+	demo    bool // run on an embedded cluster
 	format  string
 	verbose bool
 	kill    bool
@@ -132,7 +132,10 @@ func parse(args []string, stdin io.Reader) (*job, *flag.FlagSet, error) {
 		return nil
 	})
 
+	flags.BoolVar(&j.demo, "demo", false, "run the command on this machine, on three embedded nodes, to try this program without Consul")
+
 	var address string
+	var located []string // the flags given that say where Consul is or how to reach it
 	for name, f := range map[string]struct {
 		value *string
 		usage string
@@ -148,10 +151,14 @@ func parse(args []string, stdin io.Reader) (*job, *flag.FlagSet, error) {
 	} {
 		text(name, f.usage, func(value string) error {
 			*f.value = value
+			located = append(located, name)
 			return nil
 		})
 	}
-	filter("datacenter", "run in the datacenter of this `name` (default the agent's)", consulexec.WithDatacenter)
+	filter("datacenter", "run in the datacenter of this `name` (default the agent's)", func(name string) consulexec.Option {
+		located = append(located, "datacenter")
+		return consulexec.WithDatacenter(name)
+	})
 	flags.Bool("stale", false, "accepted for consul exec's sake: nothing that this program reads is stale")
 
 	if err := flags.Parse(args); err != nil {
@@ -160,8 +167,10 @@ func parse(args []string, stdin io.Reader) (*job, *flag.FlagSet, error) {
 	if tag != "" && service == "" {
 		return nil, flags, fmt.Errorf("invalid value %q for flag -tag: Cannot provide tag filter without service filter", tag)
 	}
+	if j.demo && len(located) > 0 {
+		return nil, flags, fmt.Errorf("-demo cannot be combined with -%s: the demo has a cluster of its own", located[0])
+	}
 	j.consul.Address = cmp.Or(address, j.consul.Address)
-	j.address = address != "" || os.Getenv(api.HTTPAddrEnvName) != ""
 	if j.kill {
 		j.options = append(j.options, consulexec.WithKillOnCancel())
 	}

@@ -11,9 +11,12 @@
 //	consul-exec -nodes-file=hosts -concurrency=10% -max-failures=3 -timeout=5m upgrade
 //	consul-exec -format=json 'df -P /' | jq -r 'select(.type == "output") | .node + " " + .output'
 //
-// Where neither -http-addr nor CONSUL_HTTP_ADDR says where Consul is, and no agent
-// answers at its default address, it says so and runs on three nodes embedded in
-// this process, which really run the command on this machine.
+// It talks to the Consul agent at -http-addr, at CONSUL_HTTP_ADDR, or else at
+// http://localhost:8500. If no agent answers there, or if the agent knows no
+// leader, nothing runs anywhere and the exit status is 1.
+//
+// To try it without Consul, use -demo: a cluster of three nodes embedded in this
+// process. Each of them really runs the command, on this machine and as you.
 //
 // # Flags
 //
@@ -36,6 +39,7 @@
 //	-max-failures             tell no further node once that many have failed, were lost or silent
 //	-timeout                  end the command on nodes where it still runs after that time
 //	-kill                     end the command on the nodes when interrupted
+//	-demo                     run the command on this machine, on three embedded nodes, to try this program
 //
 // # Exit status
 //
@@ -112,6 +116,10 @@ import (
 	"github.com/consulexec/consulexec"
 	"github.com/consulexec/consulexec/exectest"
 )
+
+// connectTimeout is how long the agent may take to answer and to know a leader.
+// Consul usually elects a new leader in less time.
+const connectTimeout = 8 * time.Second
 
 const usage = "Usage: consul-exec [options] [-|command...]"
 
@@ -209,25 +217,46 @@ func interruptible(cancel context.CancelCauseFunc, screen *screen) (stop func())
 	}
 }
 
-// connect returns how to reach the cluster to run on, and what ends it.
+// connect returns how to reach the cluster, and a function that closes what it
+// has started. Only -demo starts a cluster.
 func connect(ctx context.Context, job *job, screen *screen) (*api.Config, func(), error) {
+	if job.demo {
+		if os.Getenv(api.HTTPAddrEnvName) != "" {
+			screen.err("-demo ignores " + api.HTTPAddrEnvName)
+		}
+		screen.err("demo: three embedded nodes; the command runs on this machine, once for each of them")
+		srv := exectest.NewServer(exectest.Node("web-1"), exectest.Node("web-2"), exectest.Node("web-3"))
+		return srv.Config(), srv.Close, nil
+	}
 	config := *job.consul // api.NewClient fills in its argument
 	client, err := api.NewClient(&config)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("set up the Consul client: %w", err)
 	}
-	if job.address || answers(ctx, client) {
-		return job.consul, func() {}, nil
+	if err := checkConsul(ctx, client); ctx.Err() != nil {
+		return nil, nil, context.Cause(ctx)
+	} else if err != nil {
+		return nil, nil, fmt.Errorf("no usable Consul agent at %s: %w\n"+
+			"nothing ran: set -http-addr or %s to the address of an agent, or try -demo, which runs the command on this machine",
+			config.Address, err, api.HTTPAddrEnvName)
 	}
-	screen.err(fmt.Sprintf("no Consul agent at %s and %s is not set: running on three embedded nodes", config.Address, api.HTTPAddrEnvName))
-	srv := exectest.NewServer(exectest.Node("web-1"), exectest.Node("web-2"), exectest.Node("web-3"))
-	return srv.Config(), srv.Close, nil
+	return job.consul, func() {}, nil
 }
 
-// answers tells whether an agent with a leader answers at once.
-func answers(ctx context.Context, client *api.Client) bool {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+// checkConsul returns an error unless an agent answers and knows a leader. It
+// waits for an election that is under way.
+func checkConsul(ctx context.Context, client *api.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	leader, err := client.Status().LeaderWithQueryOptions((&api.QueryOptions{}).WithContext(ctx))
-	return err == nil && leader != ""
+	for {
+		leader, err := client.Status().LeaderWithQueryOptions((&api.QueryOptions{}).WithContext(ctx))
+		if err != nil || leader != "" {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return errors.New("the agent knows no leader")
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
 }

@@ -24,8 +24,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/consul/api"
-
 	"github.com/consulexec/consulexec/exectest"
 )
 
@@ -184,18 +182,14 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-// TestJobFailed has Consul refuse, and not be there.
+// TestJobFailed checks the report of a job that Consul refuses.
 func TestJobFailed(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t, answer("a", "", 0))
 	srv.Fault(exectest.Fault{Match: exectest.Path("PUT", "/v1/session/create"), Do: exectest.Denied})
-	gone := httptest.NewServer(http.NotFoundHandler())
-	gone.Close()
-	for address, want := range map[string]string{srv.URL: "permission denied", gone.URL: "connection"} {
-		stdout, stderr, status := consulExec(t, address, "true")
-		if status != 1 || stdout != "" || !strings.Contains(stderr, want) {
-			t.Errorf("status %d, stdout %q, stderr %q", status, stdout, stderr)
-		}
+	stdout, stderr, status := consulExec(t, srv.URL, "true")
+	if status != 1 || stdout != "" || !strings.Contains(stderr, "permission denied") {
+		t.Errorf("status %d, stdout %q, stderr %q", status, stdout, stderr)
 	}
 }
 
@@ -237,6 +231,17 @@ func TestBadFlags(t *testing.T) {
 		{"-timeout=-1s x", []string{`"-1s"`, "-timeout"}},
 		{"-timeout=10 x", []string{`"10"`, "-timeout"}},
 		{"-format=xml x", []string{`"xml"`, "-format"}},
+		{"-demo=2 x", []string{`"2"`, "-demo"}},
+		{"-demo -http-addr=127.0.0.1:1 x", []string{"-demo", "-http-addr"}},
+		{"-http-addr=127.0.0.1:1 -demo x", []string{"-demo", "-http-addr"}},
+		{"-demo -token=t x", []string{"-demo", "-token"}},
+		{"-demo -token-file=f x", []string{"-demo", "-token-file"}},
+		{"-demo -ca-file=f x", []string{"-demo", "-ca-file"}},
+		{"-demo -ca-path=f x", []string{"-demo", "-ca-path"}},
+		{"-demo -client-cert=f x", []string{"-demo", "-client-cert"}},
+		{"-demo -client-key=f x", []string{"-demo", "-client-key"}},
+		{"-demo -tls-server-name=n x", []string{"-demo", "-tls-server-name"}},
+		{"-demo -datacenter=dc1 x", []string{"-demo", "-datacenter"}},
 	} {
 		stdout, stderr, status := consulExec(t, "127.0.0.1:1", strings.Fields(test.args)...)
 		first, rest, _ := strings.Cut(stderr, "\n\n")
@@ -263,7 +268,7 @@ func TestHelp(t *testing.T) {
 	for _, name := range []string{
 		"http-addr", "token", "token-file", "ca-file", "ca-path", "client-cert", "client-key", "tls-server-name", "datacenter", "stale",
 		"node", "service", "tag", "prefix", "shell", "wait", "wait-repl", "verbose",
-		"format", "nodes", "nodes-file", "concurrency", "max-failures", "timeout", "kill",
+		"format", "nodes", "nodes-file", "concurrency", "max-failures", "timeout", "kill", "demo",
 	} {
 		if !regexp.MustCompile(`(?m)^  -` + name + `( |$)`).MatchString(stdout) {
 			t.Errorf("-h lacks -%s:\n%s", name, stdout)
@@ -605,25 +610,6 @@ func TestSchema(t *testing.T) {
 		if !regexp.MustCompile(`\b` + word + `\b`).MatchString(schema) {
 			t.Errorf("the value %s is not documented", word)
 		}
-	}
-}
-
-func TestEmbedded(t *testing.T) {
-	t.Parallel()
-	stdout, stderr, status := consulExec(t, "", "echo here")
-	client, err := api.NewClient(&api.Config{Address: "localhost:8500"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if answers(t.Context(), client) { // this machine has an agent, so that the program ran there
-		return
-	}
-	if status != 0 || !strings.Contains(stderr, "running on three embedded nodes") || !strings.Contains(stdout, "    web-3: here\n") {
-		t.Errorf("status %d, stderr %q, stdout\n%s", status, stderr, stdout)
-	}
-	_, stderr, status = consulExec(t, "", "-http-addr=localhost:1", "true")
-	if status != 1 || strings.Contains(stderr, "embedded") {
-		t.Errorf("with an address: status %d, stderr %q", status, stderr)
 	}
 }
 

@@ -168,6 +168,11 @@ func (s *server) start(w http.ResponseWriter, req *http.Request) {
 		fail(w, http.StatusBadRequest, err)
 		return
 	}
+	if err := checkConsul(req.Context(), s.client); err != nil {
+		w.Header().Set("Retry-After", "10")
+		fail(w, http.StatusServiceUnavailable, fmt.Errorf("no usable Consul agent: %w", err))
+		return
+	}
 	r, err := s.add(e, o)
 	if err != nil {
 		w.Header().Set("Retry-After", "10")

@@ -2,10 +2,14 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -268,9 +272,7 @@ func TestCharacters(t *testing.T) {
 
 // TestStop ends a command that would run on.
 func TestStop(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		return // no /bin/sh
-	}
+	skipOnWindows(t)
 	s := start(t, exectest.Node("a"))
 	run := begin(t, s.web.URL, order{Command: "echo $$; exec sleep 1000"})
 	r := read(t, run, "")
@@ -615,78 +617,217 @@ func build(t *testing.T) string {
 	return program
 }
 
-// TestProgram ends the program in the midst of a run that has a reader.
-func TestProgram(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		return // there a program can't send another one a signal
+// A program is the service as a process.
+type program struct {
+	command *exec.Cmd
+	url     string
+	stderr  bytes.Buffer // complete after stop
+}
+
+// startProgram starts the program with CONSUL_HTTP_ADDR set to address, and waits
+// until it listens.
+func startProgram(t *testing.T, path, address string, args ...string) *program {
+	t.Helper()
+	p := &program{command: exec.CommandContext(t.Context(), path, args...)}
+	p.command.Env = append(os.Environ(), api.HTTPAddrEnvName+"="+address)
+	p.command.Stderr = &p.stderr
+	stdout, err := p.command.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
 	}
-	program := build(t)
-	for _, sig := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
+	if err := p.command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil {
+		p.command.Wait()
+		t.Fatalf("no address on stdout: %v; stderr %q", err, &p.stderr)
+	}
+	p.url = strings.TrimSuffix(line, "/\n")
+	return p
+}
+
+// stop sends a signal and waits for the end.
+func (p *program) stop(signal os.Signal) error {
+	return errors.Join(p.command.Process.Signal(signal), p.command.Wait())
+}
+
+func skipOnWindows(t *testing.T) {
+	t.Helper()
+	if runtime.GOOS == "windows" {
+		t.Skip("needs /bin/sh and signals")
+	}
+}
+
+// TestProgram ends the program while a run with a reader is under way.
+func TestProgram(t *testing.T) {
+	skipOnWindows(t)
+	path := build(t)
+	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
 		cluster := exectest.NewServer(exectest.Node("a"))
 		defer cluster.Close()
-		command := exec.CommandContext(t.Context(), program, "-listen", "127.0.0.1:0")
-		command.Env = append(os.Environ(), api.HTTPAddrEnvName+"="+cluster.URL)
-		command.Stderr = os.Stderr
-		stdout, err := command.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := command.Start(); err != nil {
-			t.Fatal(err)
-		}
-		line, err := bufio.NewReader(stdout).ReadString('\n')
-		if err != nil {
-			t.Fatal(err)
-		}
-		r := read(t, begin(t, strings.TrimSuffix(line, "/\n"), order{Command: "echo $$; exec sleep 1000"}), "")
+		p := startProgram(t, path, cluster.URL, "-listen", "127.0.0.1:0")
+		r := read(t, begin(t, p.url, order{Command: "echo $$; exec sleep 1000"}), "")
 		pid, err := strconv.Atoi(strings.TrimSpace(r.until("output").Output))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := command.Process.Signal(sig); err != nil {
+		if err := p.command.Process.Signal(signal); err != nil {
 			t.Fatal(err)
 		}
 		r.until("end")
-		if err := command.Wait(); err != nil {
-			t.Errorf("%v: %v", sig, err)
+		if err := p.command.Wait(); err != nil || p.stderr.Len() > 0 {
+			t.Errorf("%v: %v, stderr %q", signal, err, &p.stderr)
 		}
 		if alive(pid) {
-			t.Errorf("%v: the command runs on", sig)
+			t.Errorf("%v: the command runs on", signal)
 		}
 		if keys, sessions := cluster.Keys(""), cluster.Sessions(); len(keys)+len(sessions) > 0 {
-			t.Errorf("%v: left behind: %v %v", sig, keys, sessions)
+			t.Errorf("%v: left behind: %v %v", signal, keys, sessions)
 		}
 	}
 	t.Run("elsewhere", func(t *testing.T) {
-		command := exec.CommandContext(t.Context(), program, "-listen", "0.0.0.0:0")
+		command := exec.CommandContext(t.Context(), path, "-demo", "-listen", "0.0.0.0:0")
 		if output, err := command.CombinedOutput(); err == nil || !strings.Contains(string(output), "not a loopback address") {
 			t.Errorf("%v: %s", err, output)
 		}
 	})
 }
 
-func TestEmbedded(t *testing.T) {
-	t.Setenv(api.HTTPAddrEnvName, "")
-	client, err := api.NewClient(api.DefaultConfig())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if answers(t.Context(), client) {
-		t.Skip("this machine has a Consul agent, where the program would run")
-	}
-	client, closeCluster, err := connect(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer closeCluster()
-	s := newServer(client)
-	defer s.close()
-	web := httptest.NewServer(s.handler())
-	defer web.Close()
-	list := read(t, begin(t, web.URL, order{Command: "echo up", Node: "^web-"}), "").all()
-	for _, node := range []string{"web-1", "web-2", "web-3"} {
-		if !slices.Contains(list, node+" output up") || !slices.Contains(list, node+" exit 0") {
-			t.Errorf("%s: %q", node, list)
+// TestDemo runs a command on the embedded cluster, beside CONSUL_HTTP_ADDR.
+func TestDemo(t *testing.T) {
+	skipOnWindows(t)
+	named := exectest.NewServer(exectest.Node("a"))
+	defer named.Close()
+	for address, want := range map[string]string{"": "demo: five embedded nodes", named.URL: "-demo ignores CONSUL_HTTP_ADDR\ndemo: five embedded nodes"} {
+		p := startProgram(t, build(t), address, "-demo", "-listen", "127.0.0.1:0")
+		list := read(t, begin(t, p.url, order{Command: "echo up", Node: "^web-"}), "").all()
+		for _, node := range []string{"web-1", "web-2", "web-3"} {
+			if !slices.Contains(list, node+" output up") || !slices.Contains(list, node+" exit 0") {
+				t.Errorf("%s: %q", node, list)
+			}
 		}
+		if err := p.stop(os.Interrupt); err != nil {
+			t.Error(err)
+		}
+		if !strings.HasPrefix(p.stderr.String(), want) {
+			t.Errorf("stderr %q, want %q", &p.stderr, want)
+		}
+	}
+	if requests := named.Requests(); len(requests) > 0 {
+		t.Errorf("requests to CONSUL_HTTP_ADDR: %v", requests)
+	}
+}
+
+// TestNoConsul starts the program without a usable agent: it must end without
+// serving anything.
+func TestNoConsul(t *testing.T) {
+	program := build(t)
+	faulty := func(do exectest.Action) func(*testing.T) string {
+		return func(t *testing.T) string {
+			srv := exectest.NewServer(exectest.Node("a"))
+			t.Cleanup(srv.Close)
+			srv.Fault(exectest.Fault{Match: exectest.Path("GET", "/v1/status/leader"), Do: do})
+			return srv.URL
+		}
+	}
+	for _, test := range []struct {
+		name    string
+		address func(*testing.T) string
+		want    string
+	}{
+		{"default address", func(t *testing.T) string {
+			if conn, err := net.Dial("tcp", "localhost:8500"); err == nil {
+				conn.Close()
+				t.Skip("something listens at Consul's default address, perhaps a real agent")
+			}
+			return ""
+		}, "127.0.0.1:8500"},
+		{"no agent", func(*testing.T) string {
+			srv := httptest.NewServer(http.NotFoundHandler())
+			srv.Close()
+			return srv.URL
+		}, "/v1/status/leader"},
+		{"no leader", faulty(exectest.Respond(http.StatusOK, `""`)), "the agent knows no leader"},
+		{"no servers", faulty(exectest.Respond(http.StatusInternalServerError, "No known Consul servers")), "No known Consul servers"},
+		{"no answer", faulty(exectest.Hang), "deadline exceeded"},
+		{"unknown CA", func(t *testing.T) string {
+			srv := httptest.NewUnstartedServer(http.NotFoundHandler())
+			srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+			srv.StartTLS()
+			t.Cleanup(srv.Close)
+			return srv.URL
+		}, "certificate"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // kills a program that serves
+			defer cancel()
+			address := test.address(t)
+			command := exec.CommandContext(ctx, program, "-listen", "127.0.0.1:0")
+			command.Env = append(os.Environ(), api.HTTPAddrEnvName+"="+address)
+			var stdout, stderr bytes.Buffer
+			command.Stdout, command.Stderr = &stdout, &stderr
+			began := time.Now()
+			err := command.Run()
+			if took := time.Since(began); took > 10*time.Second {
+				t.Errorf("reported after %v", took)
+			}
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) || exit.ExitCode() != 1 || stdout.Len() > 0 {
+				t.Errorf("error %v, stdout %q; want exit status 1 and no output", err, &stdout)
+			}
+			for _, want := range []string{"no usable Consul agent", test.want, "CONSUL_HTTP_ADDR", "-demo"} {
+				if !strings.Contains(stderr.String(), want) {
+					t.Errorf("stderr lacks %q: %s", want, &stderr)
+				}
+			}
+		})
+	}
+}
+
+// TestConsulAway takes Consul away from the running service and gives it back.
+func TestConsulAway(t *testing.T) {
+	for name, do := range map[string]exectest.Action{
+		"refused":   exectest.Refuse,
+		"no leader": exectest.Respond(http.StatusOK, `""`),
+		"error":     exectest.Respond(http.StatusInternalServerError, "No known Consul servers"),
+		"no answer": exectest.Hang,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cluster := exectest.NewServer(exectest.Node("a", exectest.Run(exectest.Answer("fine\n", 0))))
+				defer cluster.Close()
+				s := newServer(cluster.Client())
+				defer s.close()
+				handler := s.handler()
+				send := func(method, path string) *httptest.ResponseRecorder {
+					req := httptest.NewRequestWithContext(t.Context(), method, "http://localhost"+path, strings.NewReader(`{"command": "x"}`))
+					req.Header.Set("Content-Type", "application/json")
+					w := httptest.NewRecorder()
+					handler.ServeHTTP(w, req)
+					return w
+				}
+				restore := cluster.Fault(exectest.Fault{Match: exectest.Path("", "/v1/"), Do: do})
+				w := send("POST", "/runs")
+				if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" || !strings.Contains(w.Body.String(), "no usable Consul agent: ") {
+					t.Errorf("without Consul: status %d, header %v: %s", w.Code, w.Header(), w.Body)
+				}
+				if w := send("GET", "/"); w.Code != http.StatusOK {
+					t.Errorf("the page without Consul: status %d", w.Code)
+				}
+				if n := cluster.Executions("a"); n > 0 {
+					t.Errorf("without Consul, the command ran %d times", n)
+				}
+				restore()
+				w = send("POST", "/runs")
+				if w.Code != http.StatusCreated {
+					t.Fatalf("with Consul again: status %d: %s", w.Code, w.Body)
+				}
+				if events := send("GET", w.Header().Get("Location")+"/events").Body.String(); !strings.Contains(events, `"output":"fine\n"`) {
+					t.Errorf("with Consul again: events\n%s", events)
+				}
+			})
+		})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -42,18 +43,26 @@ func init() {
 		}
 		os.Exit(0)
 	}
-	own := flag.Bool("cluster", false, "start a real Consul cluster of three nodes with a service web and run there; the first time, this builds Consul")
-	broken := flag.String("break", "", "the `node` of a cluster started here where the service does not come up again")
-	demo = func(ctx context.Context, r *rollout, found bool) (func(), error) {
+	embedded := flag.Bool("demo", false, "try this program on an embedded cluster of twenty nodes with a service web, on this machine")
+	cluster := flag.Bool("cluster", false, "like -demo, on a real Consul cluster of three nodes; the first time, this builds Consul")
+	broken := flag.String("break", "", "with -demo or -cluster: the service of this `node` does not come up again after its restart")
+	startDemo = func(ctx context.Context, r *rollout) (func(), error) {
 		switch {
-		case *own:
-			return startCluster(ctx, r, *broken)
-		case found:
-			return func() {}, nil
+		case *embedded && *cluster:
+			return nil, errors.New("-demo cannot be combined with -cluster: each starts a cluster of its own")
+		case !*embedded && !*cluster && *broken != "":
+			return nil, errors.New("-break needs -demo or -cluster")
+		case !*embedded && !*cluster:
+			return nil, nil
 		}
-		fmt.Fprintf(r.out, "no Consul agent answers and %s is not set: running on twenty embedded nodes\n", api.HTTPAddrEnvName)
-		srv, _ := startEmbedded(r, 20, *broken)
-		return srv.Close, nil
+		if os.Getenv(api.HTTPAddrEnvName) != "" {
+			fmt.Fprintf(os.Stderr, "-demo and -cluster ignore %s\n", api.HTTPAddrEnvName)
+		}
+		if *cluster {
+			return startCluster(ctx, r, *broken)
+		}
+		fmt.Fprintln(os.Stderr, "demo: twenty embedded nodes with a service web; a -command runs on this machine, once for each of them")
+		return startEmbedded(r, 20, *broken).Close, nil
 	}
 }
 
@@ -140,7 +149,7 @@ func (s *services) health(w http.ResponseWriter, _ *http.Request, _ http.Handler
 // startEmbedded starts nodes in this process, web-01 and so on, and has r run
 // there. Their services have no sockets; what is not known to restart them is
 // really run on this machine.
-func startEmbedded(r *rollout, n int, broken string) (*exectest.Server, *services) {
+func startEmbedded(r *rollout, n int, broken string) *exectest.Server {
 	var nodes []string
 	for i := range n {
 		nodes = append(nodes, fmt.Sprintf("web-%02d", i+1))
@@ -161,7 +170,7 @@ func startEmbedded(r *rollout, n int, broken string) (*exectest.Server, *service
 	r.client, r.service = srv.Client(), "web"
 	r.command = cmp.Or(r.command, restartWeb)
 	r.settle = cmp.Or(r.settle, pollInterval)
-	return srv, s
+	return srv
 }
 
 // startCluster starts three real agents on this machine, whose services they

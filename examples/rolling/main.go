@@ -4,10 +4,14 @@
 //
 //	rolling -service web -command 'systemctl restart web' -percent 10
 //
-// It runs on the cluster that CONSUL_HTTP_ADDR names, or else on that of the
-// agent at Consul's default address. Where none answers there, it says so and
-// runs on twenty nodes embedded in this process, each of which has a service web
-// that really stops and starts. Ctrl-C ends it and leaves nothing behind in Consul.
+// It talks to the Consul agent at CONSUL_HTTP_ADDR, or else at
+// http://localhost:8500. If no agent answers there, or if the agent knows no
+// leader, nothing runs anywhere and the exit status is 1. Ctrl-C ends the
+// roll-out and leaves nothing behind in Consul.
+//
+// To try it without Consul, use -demo: a cluster of twenty nodes embedded in this
+// process. Each node has a service web that stops and starts. The embedded nodes
+// run any other command on this machine, as you.
 //
 // Where the command itself waits until its service is healthy, and fails where
 // it does not get so, one run is enough, and faster, as it needs not wait for the
@@ -270,28 +274,40 @@ func (r *rollout) unhealthy(status map[string]string, nodes []string) error {
 	return fmt.Errorf("%s is not healthy: %s", r.service, strings.Join(problems, "; "))
 }
 
-// demo starts a cluster to try this on, and sets what is needed there; nil in a
-// copy of this file. It does nothing where a Consul is found, unless it is asked to.
-var demo func(ctx context.Context, r *rollout, found bool) (closeCluster func(), err error)
+// startDemo starts a cluster on this machine and points r to it, if a flag asks
+// for one. Otherwise closeCluster is nil. In a copy of this file, startDemo is nil.
+var startDemo func(ctx context.Context, r *rollout) (closeCluster func(), err error)
 
-// connect finds the cluster to run on, and returns what ends it.
+// connect connects to the agent, and returns a function that closes what it has
+// started.
 func (r *rollout) connect(ctx context.Context) (func(), error) {
+	hint := ""
+	if startDemo != nil {
+		if closeCluster, err := startDemo(ctx, r); closeCluster != nil || err != nil {
+			return closeCluster, err
+		}
+		hint = ", or try -demo, an embedded cluster on this machine"
+	}
 	config := api.DefaultConfig()
 	client, err := api.NewClient(config)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("set up the Consul client: %w", err)
+	}
+	if err := checkConsul(ctx, client); err != nil {
+		return nil, fmt.Errorf("no usable Consul agent at %s: %w\nnothing ran: set %s to the address of an agent%s",
+			config.Address, err, api.HTTPAddrEnvName, hint)
 	}
 	r.client = client
-	if demo != nil {
-		return demo(ctx, r, os.Getenv(api.HTTPAddrEnvName) != "" || answers(ctx, client))
-	}
 	return func() {}, nil
 }
 
-// answers tells whether an agent with a leader answers at once.
-func answers(ctx context.Context, client *api.Client) bool {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+// checkConsul returns an error unless an agent answers in time and knows a leader.
+func checkConsul(ctx context.Context, client *api.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	leader, err := client.Status().LeaderWithQueryOptions((&api.QueryOptions{}).WithContext(ctx))
-	return err == nil && leader != ""
+	if err == nil && leader == "" {
+		return errors.New("the agent knows no leader")
+	}
+	return err
 }

@@ -6,7 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"log"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -320,18 +324,26 @@ func build(t *testing.T) string {
 	return program
 }
 
-// checkProgram runs the program and looks for texts in its output, in order.
-func checkProgram(t *testing.T, program string, args []string, success bool, want ...string) {
+// runProgram runs the program with CONSUL_HTTP_ADDR set to address.
+func runProgram(t *testing.T, program, address string, args ...string) (output string, err error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	command := exec.CommandContext(ctx, program, args...)
-	command.Env = append(os.Environ(), api.HTTPAddrEnvName+"=")
-	output, err := command.CombinedOutput()
+	command.Env = append(os.Environ(), api.HTTPAddrEnvName+"="+address)
+	data, err := command.CombinedOutput()
+	return string(data), err
+}
+
+// checkProgram runs the program on a cluster of its own and looks for texts in
+// its output, in order.
+func checkProgram(t *testing.T, program string, args []string, success bool, want ...string) {
+	t.Helper()
+	output, err := runProgram(t, program, "", args...)
 	if success != (err == nil) {
 		t.Errorf("%v: %v", args, err)
 	}
-	rest := string(output)
+	rest := output
 	for _, text := range want {
 		_, after, found := strings.Cut(rest, text)
 		if !found {
@@ -341,45 +353,135 @@ func checkProgram(t *testing.T, program string, args []string, success bool, wan
 	}
 }
 
-func TestProgram(t *testing.T) {
-	t.Setenv(api.HTTPAddrEnvName, "")
-	client, err := api.NewClient(api.DefaultConfig())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if answers(t.Context(), client) {
-		t.Skip("this machine has a Consul agent, where the program would run")
-	}
+func TestDemo(t *testing.T) {
 	program := build(t)
-	t.Run("embedded", func(t *testing.T) {
+	t.Run("succeeds", func(t *testing.T) {
 		t.Parallel()
-		checkProgram(t, program, []string{"-percent", "20,30,50"}, true,
-			"running on twenty embedded nodes\n", "web is healthy on 20 nodes; restarting it in 3 batches\n",
+		checkProgram(t, program, []string{"-demo", "-percent", "20,30,50"}, true,
+			"demo: twenty embedded nodes", "web is healthy on 20 nodes; restarting it in 3 batches\n",
 			"batch 1: web-01 web-02 web-03 web-04\n", ": web stopped and started, start 2\n", "waiting: web is not healthy: web-01", "batch 1: healthy, ",
 			"batch 2: web-05", "batch 2: healthy, ", "batch 3: web-11", "batch 3: healthy, ")
 	})
 	t.Run("fails", func(t *testing.T) {
 		t.Parallel()
-		if runtime.GOOS == "windows" {
-			return // no /bin/sh
-		}
-		checkProgram(t, program, []string{"-percent", "5", "-command", "exit 3"}, false,
+		skipOnWindows(t)
+		checkProgram(t, program, []string{"-demo", "-percent", "5", "-command", "exit 3"}, false,
 			"web-01: exit 3\n", "stopped at batch 1 of 20 (web-01): ", "not touched: web-02 web-03")
 	})
 	t.Run("hangs", func(t *testing.T) {
 		t.Parallel()
-		if runtime.GOOS == "windows" {
-			return
-		}
-		checkProgram(t, program, []string{"-percent", "5", "-command", "sleep 1000", "-timeout", "1s"}, false,
+		skipOnWindows(t)
+		checkProgram(t, program, []string{"-demo", "-percent", "5", "-command", "sleep 1000", "-timeout", "1s"}, false,
 			"web-01: exit ", "stopped at batch 1 of 20 (web-01): ", "not touched: web-02 web-03")
 	})
+	t.Run("breaks", func(t *testing.T) {
+		t.Parallel()
+		checkProgram(t, program, []string{"-demo", "-percent", "100", "-break", "web-07", "-timeout", "2s"}, false,
+			"stopped at batch 1 of 1", "web is not healthy: web-07: web answers is critical")
+	})
+	t.Run("beside an address", func(t *testing.T) {
+		t.Parallel()
+		skipOnWindows(t)
+		srv := exectest.NewServer(exectest.Node("a", exectest.WithService("web")))
+		defer srv.Close()
+		file := filepath.Join(t.TempDir(), "ran")
+		output, err := runProgram(t, program, srv.URL, "-demo", "-percent", "100", "-command", "echo x >>'"+file+"'")
+		if err != nil || !strings.Contains(output, "ignore CONSUL_HTTP_ADDR\n") || !strings.Contains(output, "demo: twenty embedded nodes") {
+			t.Errorf("error %v, output:\n%s", err, output)
+		}
+		if data, err := os.ReadFile(file); err != nil || strings.Count(string(data), "x") != 20 {
+			t.Errorf("the command wrote %q, error %v; want 20 lines", data, err)
+		}
+		if requests := srv.Requests(); len(requests) > 0 {
+			t.Errorf("requests to CONSUL_HTTP_ADDR: %v", requests)
+		}
+	})
+}
+
+func skipOnWindows(t *testing.T) {
+	t.Helper()
+	if runtime.GOOS == "windows" {
+		t.Skip("exectest runs commands with /bin/sh")
+	}
+}
+
+// TestNothingRuns starts the program without a usable agent, or with flags that
+// contradict each other. The command must not run, least of all on this machine.
+func TestNothingRuns(t *testing.T) {
+	skipOnWindows(t)
+	program := build(t)
+	faulty := func(do exectest.Action) func(*testing.T) string {
+		return func(t *testing.T) string {
+			srv := exectest.NewServer(exectest.Node("a", exectest.WithService("web")))
+			t.Cleanup(srv.Close)
+			srv.Fault(exectest.Fault{Match: exectest.Path("GET", "/v1/status/leader"), Do: do})
+			return srv.URL
+		}
+	}
+	closed := func(t *testing.T) string {
+		srv := httptest.NewServer(http.NotFoundHandler())
+		srv.Close()
+		return srv.URL
+	}
+	setAddress := []string{"no usable Consul agent", "nothing ran", "CONSUL_HTTP_ADDR", "-demo"}
+	for _, test := range []struct {
+		name    string
+		address func(*testing.T) string
+		args    []string
+		want    []string
+	}{
+		{"default address", func(t *testing.T) string {
+			if conn, err := net.Dial("tcp", "localhost:8500"); err == nil {
+				conn.Close()
+				t.Skip("something listens at Consul's default address, perhaps a real agent")
+			}
+			return ""
+		}, nil, append(setAddress, "127.0.0.1:8500")},
+		{"no agent", closed, nil, append(setAddress, "refused")},
+		{"no leader", faulty(exectest.Respond(http.StatusOK, `""`)), nil, append(setAddress, "the agent knows no leader")},
+		{"no servers", faulty(exectest.Respond(http.StatusInternalServerError, "No known Consul servers")), nil, append(setAddress, "No known Consul servers")},
+		{"no answer", faulty(exectest.Hang), nil, append(setAddress, "deadline exceeded")},
+		{"unknown CA", func(t *testing.T) string {
+			cluster := exectest.NewServer(exectest.Node("a", exectest.WithService("web")))
+			t.Cleanup(cluster.Close)
+			srv := httptest.NewUnstartedServer(cluster)
+			srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+			srv.StartTLS()
+			t.Cleanup(srv.Close)
+			return srv.URL
+		}, nil, append(setAddress, "certificate")},
+		{"demo and cluster", closed, []string{"-demo", "-cluster"}, []string{"-demo", "-cluster"}},
+		{"break alone", closed, []string{"-break", "a"}, []string{"-break", "-demo", "-cluster"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			file := filepath.Join(t.TempDir(), "ran")
+			address := test.address(t)
+			began := time.Now()
+			output, err := runProgram(t, program, address, append(test.args, "-command", "touch '"+file+"'")...)
+			if took := time.Since(began); took > 10*time.Second {
+				t.Errorf("reported after %v", took)
+			}
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) || exit.ExitCode() != 1 {
+				t.Errorf("error %v, want exit status 1", err)
+			}
+			for _, want := range test.want {
+				if !strings.Contains(output, want) {
+					t.Errorf("output lacks %q:\n%s", want, output)
+				}
+			}
+			if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("the command ran on this machine: %v", err)
+			}
+		})
+	}
 }
 
 // TestCluster asks real Consul for the health of services that it checks itself.
 func TestCluster(t *testing.T) {
 	if testing.Short() {
-		return
+		t.Skip("-short: starts a real Consul")
 	}
 	program := build(t)
 	t.Run("whole", func(t *testing.T) {
@@ -394,15 +496,4 @@ func TestCluster(t *testing.T) {
 			"batch 1: healthy, ", "client-2: web stopped and started, start 2\n", "waiting: web is not healthy: client-2: web answers is critical",
 			"stopped at batch 2 of 3 (client-2): after 8s: web is not healthy: client-2: web answers is critical (HTTP GET ", "not touched: server-1\n")
 	})
-}
-
-// TestUnreachable has a Consul that was named and does not answer.
-func TestUnreachable(t *testing.T) {
-	srv := exectest.NewServer()
-	t.Setenv(api.HTTPAddrEnvName, srv.URL)
-	srv.Close()
-	r := rollout{out: io.Discard, service: "web", command: "true", percent: []int{10}, timeout: time.Minute}
-	if err := connectAndRun(t.Context(), &r); err == nil || !strings.Contains(err.Error(), "ask Consul for the health of web") {
-		t.Error(err)
-	}
 }
