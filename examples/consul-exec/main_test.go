@@ -27,7 +27,7 @@ import (
 	"github.com/consulexec/consulexec/exectest"
 )
 
-// asProgram makes the test binary be the program.
+// asProgram is the environment variable that makes the test binary run main.
 const asProgram = "CONSUL_EXEC_TEST_AS_PROGRAM"
 
 func TestMain(m *testing.M) {
@@ -38,8 +38,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// command is the program, with nothing of Consul's in its environment but the
-// address, unless that is empty.
+// command returns the program, ready to start. Of Consul's variables, its
+// environment has only the address, and not even that if address is empty.
 func command(t *testing.T, address string, args ...string) *exec.Cmd {
 	t.Helper()
 	program, err := os.Executable()
@@ -76,7 +76,8 @@ func finish(t *testing.T, cmd *exec.Cmd) (stdout, stderr string, status int) {
 	return out.String(), err.String(), cmd.ProcessState.ExitCode()
 }
 
-// newServer starts a cluster and looks, at the test's end, for what was left there.
+// newServer starts a cluster. At the end of the test it checks that no key or
+// session is left there.
 func newServer(t *testing.T, options ...exectest.Option) *exectest.Server {
 	srv := exectest.NewServer(options...)
 	t.Cleanup(func() {
@@ -256,8 +257,7 @@ func TestBadFlags(t *testing.T) {
 	}
 }
 
-// TestHelp wants each flag of `consul exec`, and each of ours, in the help and in the
-// documentation.
+// TestHelp looks in -h and in the documentation for every flag.
 func TestHelp(t *testing.T) {
 	t.Parallel()
 	stdout, stderr, status := consulExec(t, "", "-h")
@@ -279,7 +279,7 @@ func TestHelp(t *testing.T) {
 	}
 }
 
-// documentation is the comment at the top of main.go.
+// documentation returns the comment at the top of main.go.
 func documentation(t *testing.T) string {
 	t.Helper()
 	source, err := os.ReadFile("main.go")
@@ -290,7 +290,7 @@ func documentation(t *testing.T) string {
 	return comment
 }
 
-// TestWhatRuns looks at the job that nodes get.
+// TestWhatRuns checks the job that a node gets.
 func TestWhatRuns(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -382,7 +382,7 @@ func TestConcurrency(t *testing.T) {
 						close(full)
 					}
 				}
-				select { // the first ones wait for as many as may be
+				select { // nobody ends before as many run as the limit allows
 				case <-full:
 				case <-ctx.Done():
 				}
@@ -411,7 +411,7 @@ func TestVerbose(t *testing.T) {
 	defer func() { <-done }()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	go func() { // until the heartbeat's chunk is there
+	go func() { // ends the command when its heartbeat is in the KV store
 		defer close(done)
 		for ctx.Err() == nil {
 			if slices.ContainsFunc(srv.Keys("_rexec"), func(key string) bool { return strings.HasSuffix(key, "/a/out/00000") }) {
@@ -455,7 +455,7 @@ func TestGroup(t *testing.T) {
 ==> off (1): no response
 ==> zoo (1): finished with exit code 0
     ` + big[:maxGrouped] + `
-    ... and 9 bytes more
+    ... and 9 more bytes
 15 / 15 node(s) completed / acknowledged
 `
 	if status != 3 || stderr != "" || stdout != want {
@@ -464,7 +464,7 @@ func TestGroup(t *testing.T) {
 	}
 }
 
-// decode reads what -format=json printed, strictly by the schema.
+// decode parses the output of -format=json. It accepts no field outside the schema.
 func decode(t *testing.T, stdout string) (events []jsonEvent, summary jsonSummary) {
 	t.Helper()
 	all := strings.SplitAfter(strings.TrimSuffix(stdout, "\n"), "\n")
@@ -481,7 +481,7 @@ func decode(t *testing.T, stdout string) (events []jsonEvent, summary jsonSummar
 		}
 	}
 	if summary.Type != "summary" {
-		t.Fatalf("the last line is no summary:\n%s", stdout)
+		t.Fatalf("the last line is not a summary:\n%s", stdout)
 	}
 	return events, summary
 }
@@ -489,13 +489,13 @@ func decode(t *testing.T, stdout string) (events []jsonEvent, summary jsonSummar
 func TestJSON(t *testing.T) {
 	t.Parallel()
 	binary := "\xff\xfe<&>\x00"
-	long := strings.Repeat("ä€😀", 3000) + "\n" // agents cut it within characters
+	long := strings.Repeat("ä€😀", 3000) + "\n" // agents cut it within a character
 	srv := newServer(t,
 		answer("a", "hi <&>\n", 0),
 		answer("b", binary, 3),
 		answer("c", long, 0),
 		exectest.Node("d", exectest.Run(func(_ context.Context, j *exectest.Job) int {
-			fmt.Fprint(j.Output, "half \xe2\x82") // and no more of the character
+			fmt.Fprint(j.Output, "half \xe2\x82") // the last byte of the character is missing
 			j.Die()
 			return 0
 		})),
@@ -511,16 +511,16 @@ func TestJSON(t *testing.T) {
 	output, kinds := make(map[string]string), make(map[string][]string)
 	for _, e := range events {
 		if e.Time.IsZero() || e.Time.Location() != time.UTC {
-			t.Errorf("%s of %s at %v", e.Type, e.Node, e.Time)
+			t.Errorf("the %s of %s has the time %v", e.Type, e.Node, e.Time)
 		}
 		if e.Output != "" && e.OutputBase64 != nil {
-			t.Errorf("two outputs in %v", e)
+			t.Errorf("both fields for output in %v", e)
 		}
 		if (e.ExitCode != nil) != (e.Type == "exit") || (e.Error != "") != (e.Type == "lost") {
-			t.Errorf("exit code or error in %v", e)
+			t.Errorf("exit code or error missing or misplaced in %v", e)
 		}
 		if k := kinds[e.Node]; len(k) > 0 && (k[len(k)-1] == "exit" || k[len(k)-1] == "lost") {
-			t.Errorf("%s comes after %s", e.Type, k)
+			t.Errorf("%s: %s comes after %s", e.Node, e.Type, k)
 		}
 		output[e.Node] += e.Output + string(e.OutputBase64)
 		if e.Type != "heartbeat" && (e.Type != "output" || !slices.Contains(kinds[e.Node], "output")) {
@@ -568,7 +568,8 @@ func TestJSON(t *testing.T) {
 	}
 }
 
-// TestJSONFailed has the summary of a run that came to nothing.
+// TestJSONFailed checks the summary of a run that failed, and of one that could not
+// find out which nodes to expect.
 func TestJSONFailed(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t, answer("a", "", 0))
@@ -578,7 +579,7 @@ func TestJSONFailed(t *testing.T) {
 		t.Errorf("status %d, %v, %+v", status, events, summary)
 	}
 	if !strings.Contains(stdout, `"nodes":[]`) {
-		t.Error("no nodes are no array")
+		t.Errorf("without nodes, the summary lacks an empty array: %s", stdout)
 	}
 	srv.Fault(exectest.Fault{Match: exectest.Path("GET", "/v1/health/"), Do: exectest.Denied})
 	srv.Fault(exectest.Fault{Match: exectest.Path("GET", "/v1/catalog/"), Do: exectest.Denied})
@@ -588,8 +589,8 @@ func TestJSONFailed(t *testing.T) {
 	}
 }
 
-// TestSchema wants the documentation to have each field of the JSON, in order, and
-// no other.
+// TestSchema compares the fields in the documentation with those of the JSON
+// objects, in order.
 func TestSchema(t *testing.T) {
 	_, schema, _ := strings.Cut(documentation(t), "# JSON")
 	var documented []string
@@ -613,7 +614,8 @@ func TestSchema(t *testing.T) {
 	}
 }
 
-// TestHTTP reaches Consul with a token, by TLS, with a client certificate.
+// TestHTTP reaches Consul by TLS, with tokens and client certificates from flags and
+// from the environment.
 func TestHTTP(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t, answer("a", "", 0))
@@ -651,7 +653,7 @@ func TestHTTP(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	var failures sync.WaitGroup // these take their time
+	var failures sync.WaitGroup
 	caFile, client := "-ca-file="+certificate, []string{"-client-cert=" + certificate, "-client-key=" + key}
 	for _, test := range []struct {
 		args      []string
@@ -698,7 +700,8 @@ func TestHTTP(t *testing.T) {
 	failures.Wait()
 }
 
-// TestPlain wants nothing for a terminal in a pipe, however long the run takes.
+// TestPlain wants no control characters in a pipe, even after the time of several
+// redraws.
 func TestPlain(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t, exectest.Node("a", exectest.Run(func(context.Context, *exectest.Job) int {
@@ -708,7 +711,7 @@ func TestPlain(t *testing.T) {
 	for _, format := range []string{"text", "json", "group"} {
 		stdout, stderr, _ := consulExec(t, srv.URL, "-verbose", "-format="+format, "true")
 		if strings.ContainsAny(stdout+stderr, "\x1b\r") || stderr != "" {
-			t.Errorf("stderr %q, stdout %q", stderr, stdout)
+			t.Errorf("-format=%s: stderr %q, stdout %q", format, stderr, stdout)
 		}
 	}
 }
