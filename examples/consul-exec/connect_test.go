@@ -139,8 +139,8 @@ func TestDemo(t *testing.T) {
 	}
 }
 
-// TestDemoAndAddress wants nothing to run if -demo stands beside a flag that says
-// where Consul is. An empty flag says nothing.
+// TestDemoAndAddress combines -demo with a flag that says where Consul is.
+// Nothing may run. An empty value counts as no flag.
 func TestDemoAndAddress(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t, exectest.Node("a"))

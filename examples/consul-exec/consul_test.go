@@ -19,9 +19,9 @@ var (
 	nodeLine = regexp.MustCompile(`^(?:==> |    )([a-z0-9-]+):`)
 )
 
-// byNode groups lines by node, those without a node under "". It puts the exit of
-// a node last, as `consul exec` prints it before the last output. It drops the
-// heartbeats, as their number depends on the clock.
+// byNode groups lines by node, those without a node under "". It puts the exit
+// of a node last, as `consul exec` prints it before the last output. It drops
+// the heartbeats, as their number depends on the clock.
 func byNode(text string) map[string][]string {
 	text = uuids.ReplaceAllString(seconds.ReplaceAllString(text, "SOME seconds"), "UUID")
 	nodes, exits := make(map[string][]string), make(map[string]string)
@@ -45,7 +45,8 @@ func byNode(text string) map[string][]string {
 }
 
 // TestBesideConsul runs the same command lines with consul-exec and with the
-// `consul exec` of a real Consul, on the same cluster, and compares the results.
+// `consul exec` of a real Consul, on the same cluster, and compares the
+// results.
 func TestBesideConsul(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: starts a real Consul")
@@ -123,9 +124,9 @@ func TestBesideConsul(t *testing.T) {
 	}
 }
 
-// beside runs both programs and returns the differences. A status other than 0 is
-// the one that ours must have; then ours must also print an error, even if theirs
-// prints none.
+// beside runs both programs and returns the differences. A status other than 0
+// is the one that ours must have; then ours must also print an error, even if
+// theirs prints none.
 func beside(t *testing.T, binary, address, stdin string, status int, args []string) (differ []string) {
 	ours := command(t, address, args...)
 	theirs := exec.CommandContext(t.Context(), binary, append([]string{"exec"}, args...)...)

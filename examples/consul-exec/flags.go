@@ -29,15 +29,15 @@ type job struct {
 	kill    bool
 }
 
-// parse turns the command line into a job. The error is flag.ErrHelp if the command
-// line asks for help.
+// parse turns the command line into a job. The error is flag.ErrHelp if the
+// command line asks for help.
 func parse(args []string, stdin io.Reader) (*job, *flag.FlagSet, error) {
 	j := &job{consul: api.DefaultConfig(), format: "text"}
 	flags := flag.NewFlagSet("consul-exec", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // main prints the error and the usage
 
-	// As in consul exec, an empty value has no effect: -node="$NODE" works if NODE
-	// is empty.
+	// As in consul exec, an empty value has no effect: -node="$NODE" works if
+	// NODE is empty.
 	text := func(name, usage string, set func(value string) error) {
 		flags.Func(name, usage, func(value string) error {
 			if value == "" {
@@ -47,7 +47,8 @@ func parse(args []string, stdin io.Reader) (*job, *flag.FlagSet, error) {
 		})
 	}
 
-	// The library knows which values are valid: New returns an error for a bad one.
+	// The library knows which values are valid: New returns an error for a bad
+	// one.
 	add := func(option consulexec.Option) error {
 		if _, err := consulexec.New("true", consulexec.WithClient(new(api.Client)), consulexec.WithService("."), option); err != nil {
 			return err

@@ -58,8 +58,8 @@ func sentence(s consulexec.State, code int) string {
 	return s.String()
 }
 
-// completed returns the last line of the text, or nothing if the job failed before
-// any node acknowledged it.
+// completed returns the last line of the text, or nothing if the job failed
+// before any node acknowledged it.
 func (o outcome) completed() string {
 	if o.err != nil && o.tally.acked == 0 && !errors.Is(o.err, consulexec.ErrNoTargets) {
 		return ""
@@ -86,8 +86,8 @@ func verdict(state consulexec.State, code int) *color.Color {
 	return good
 }
 
-// textFormat prints what consul exec prints. On standard error it adds what consul
-// exec does not report.
+// textFormat prints what consul exec prints. On standard error it adds what
+// consul exec does not report.
 type textFormat struct {
 	screen  *screen
 	verbose bool
@@ -116,8 +116,9 @@ func (f textFormat) detail(line string) {
 	}
 }
 
-// prefixed puts the name of the node before each line of a piece of output. If the
-// piece ends with a newline, one more line has only the name, as in consul exec.
+// prefixed puts the name of the node before each line of a piece of output. If
+// the piece ends with a newline, one more line has only the name, as in consul
+// exec.
 func prefixed(node, output string) string {
 	name := nodeColor.Sprintf("    %s:", node) + " "
 	return strings.TrimRightFunc(name+strings.ReplaceAll(output, "\n", "\n"+name), unicode.IsSpace) + "\n"
@@ -131,8 +132,8 @@ func (f textFormat) end(o outcome) {
 	}
 }
 
-// unfinished lists on standard error the nodes that still run the command, did not
-// respond or never got the job, and says why.
+// unfinished lists on standard error the nodes that still run the command, did
+// not respond or never got the job, and says why.
 func (o outcome) unfinished(s *screen) {
 	var order []string
 	nodes := make(map[string][]string)
@@ -184,8 +185,8 @@ func (f groupFormat) end(o outcome) {
 	f.screen.out(o.completed())
 }
 
-// jsonFormat prints one JSON object a line. The comment at the top of main.go has
-// the schema.
+// jsonFormat prints one JSON object a line. The comment at the top of main.go
+// has the schema.
 type jsonFormat struct {
 	screen *screen
 	held   map[string][]byte // by node: the first bytes of a character whose rest is yet to arrive
@@ -273,8 +274,8 @@ func (f jsonFormat) release(node string, now time.Time) {
 	delete(f.held, node)
 }
 
-// partial returns how many bytes at the end of output are the start of an incomplete
-// character. Agents cut output anywhere, even within a character.
+// partial returns how many bytes at the end of output are the start of an
+// incomplete character. Agents cut output anywhere, even within a character.
 func partial(output []byte) int {
 	for n := 1; n < utf8.UTFMax && n <= len(output); n++ {
 		if last := output[len(output)-n:]; utf8.RuneStart(last[0]) {

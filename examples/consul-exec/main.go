@@ -1,6 +1,6 @@
-// Consul-exec is a `consul exec` that waits for every node, reports the nodes that
-// failed or never answered, and can print JSON. It takes the flags of `consul exec`
-// and prints the same text.
+// Consul-exec is a `consul exec` that waits for every node, reports the nodes
+// that failed or never answered, and can print JSON. It takes the flags of
+// `consul exec` and prints the same text.
 //
 //	consul-exec [options] [-|command...]
 //
@@ -15,8 +15,9 @@
 // http://localhost:8500. If no agent answers there, or if the agent knows no
 // leader, nothing runs anywhere and the exit status is 1.
 //
-// To try it without Consul, use -demo: a cluster of three nodes embedded in this
-// process. Each of them really runs the command, on this machine and as you.
+// To try it without Consul, use -demo: a cluster of three nodes embedded in
+// this process. Each of them really runs the command, on this machine and as
+// you.
 //
 // # Flags
 //
@@ -50,23 +51,25 @@
 //
 // # Text
 //
-// Standard output is that of consul exec, with one difference: the exit of a node
-// comes after its last output. Standard error has what consul exec does not report:
-// nodes that are lost, did not respond, or still run the command at the end.
+// Standard output is that of consul exec, with one difference: the exit of a
+// node comes after its last output. Standard error has what consul exec does
+// not report: nodes that are lost, did not respond, or still run the command at
+// the end.
 //
 // On a terminal there are colours. A progress line below the output counts the
-// nodes that are done, running, failed (these are also done), and lost or silent.
-// In a pipe or a file, and with NO_COLOR, there are neither colours nor progress.
+// nodes that are done, running, failed (these are also done), and lost or
+// silent. In a pipe or a file, and with NO_COLOR, there are neither colours nor
+// progress.
 //
-// The first Ctrl-C or SIGTERM ends the run, removes it from Consul, and lists the
-// nodes on which the command still runs, or was killed by -kill. The second one
-// exits at once. Consul then removes the run by itself, within 30 seconds.
+// The first Ctrl-C or SIGTERM ends the run, removes it from Consul, and lists
+// the nodes on which the command still runs, or was killed by -kill. The second
+// one exits at once. Consul then removes the run by itself, within 30 seconds.
 //
 // # JSON
 //
-// With -format=json, standard output has one object a line: one for each event, as
-// it happens, and a summary at the end. Later versions may add fields, but neither
-// remove nor change these. Times are RFC 3339, in UTC.
+// With -format=json, standard output has one object a line: one for each event,
+// as it happens, and a summary at the end. Later versions may add fields, but
+// neither remove nor change these. Times are RFC 3339, in UTC.
 //
 //	type           submit, ack, output, heartbeat, exit, lost or no_response
 //	time           when this program learned of the event
@@ -185,9 +188,9 @@ func run(job *job) int {
 	return o.status()
 }
 
-// interruptible makes the first Ctrl-C or SIGTERM end the run, and the second one
-// end the program, until stop is called. It ignores SIGPIPE: if the reader of the
-// output goes away, the failed write ends the run.
+// interruptible makes the first Ctrl-C or SIGTERM end the run, and the second
+// one end the program, until stop is called. It ignores SIGPIPE: if the reader
+// of the output goes away, the failed write ends the run.
 func interruptible(cancel context.CancelCauseFunc, screen *screen) (stop func()) {
 	signal.Ignore(syscall.SIGPIPE)
 	signals := make(chan os.Signal, 2)
@@ -201,8 +204,8 @@ func interruptible(cancel context.CancelCauseFunc, screen *screen) (stop func())
 		case <-stopped:
 			return
 		}
-		// If a write to the screen is stuck, so is this one: the second signal must
-		// not wait for it.
+		// If a write to the screen is stuck, so is this one: the second signal
+		// must not wait for it.
 		tasks.Go(func() { screen.err("ending the run; interrupt again to exit at once") })
 		select {
 		case <-signals:

@@ -464,7 +464,8 @@ func TestGroup(t *testing.T) {
 	}
 }
 
-// decode parses the output of -format=json. It accepts no field outside the schema.
+// decode parses the output of -format=json. It accepts no field outside the
+// schema.
 func decode(t *testing.T, stdout string) (events []jsonEvent, summary jsonSummary) {
 	t.Helper()
 	all := strings.SplitAfter(strings.TrimSuffix(stdout, "\n"), "\n")
@@ -568,8 +569,8 @@ func TestJSON(t *testing.T) {
 	}
 }
 
-// TestJSONFailed checks the summary of a run that failed, and of one that could not
-// find out which nodes to expect.
+// TestJSONFailed checks the summary of a run that failed, and of one that could
+// not find out which nodes to expect.
 func TestJSONFailed(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t, answer("a", "", 0))
@@ -614,8 +615,8 @@ func TestSchema(t *testing.T) {
 	}
 }
 
-// TestHTTP reaches Consul by TLS, with tokens and client certificates from flags and
-// from the environment.
+// TestHTTP reaches Consul by TLS, with tokens and client certificates from
+// flags and from the environment.
 func TestHTTP(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t, answer("a", "", 0))
@@ -700,8 +701,8 @@ func TestHTTP(t *testing.T) {
 	failures.Wait()
 }
 
-// TestPlain wants no control characters in a pipe, even after the time of several
-// redraws.
+// TestPlain wants no control characters in a pipe, even after the time of
+// several redraws.
 func TestPlain(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t, exectest.Node("a", exectest.Run(func(context.Context, *exectest.Job) int {

@@ -10,8 +10,8 @@ import (
 var digits = regexp.MustCompile(`[0-9]+`)
 
 // fold abbreviates a list of node names: web-[01-05,07].example.com,db. Numbers
-// in a range are padded with zeros to the width of the first: [08-10] means 08, 09
-// and 10, but [8-10] means 8, 9 and 10.
+// in a range are padded with zeros to the width of the first: [08-10] means 08,
+// 09 and 10, but [8-10] means 8, 9 and 10.
 func fold(names []string) string {
 	type family struct{ before, after string } // the text around a number
 	around := func(name string, number []int) family { return family{name[:number[0]], name[number[1]:]} }
@@ -71,8 +71,8 @@ func ranges(numbers []string) string {
 	return strings.Join(parts, ",")
 }
 
-// successor returns the next number, which is at least as wide: 10 follows both 09
-// and 9.
+// successor returns the next number, which is at least as wide: 10 follows both
+// 09 and 9.
 func successor(number string) string {
 	next := []byte(number)
 	for i := len(next) - 1; i >= 0; i-- {

@@ -13,12 +13,12 @@ import (
 	"github.com/consulexec/consulexec"
 )
 
-// redraw is how often the progress line is brought up to date. It is written only
-// if it has changed.
+// redraw is how often the progress line is brought up to date. It is written
+// only if it has changed.
 const redraw = 100 * time.Millisecond
 
-// A screen prints on standard output and standard error. If both are a terminal,
-// it keeps a progress line below the printed lines.
+// A screen prints on standard output and standard error. If both are a
+// terminal, it keeps a progress line below the printed lines.
 type screen struct {
 	stdout, stderr io.Writer
 	writeFailed    func(error) // called if a write to standard output fails
@@ -30,8 +30,9 @@ type screen struct {
 	stop, stopped chan struct{}
 }
 
-// newScreen returns a screen that shows progress and colours. It shows neither if
-// the output goes elsewhere, or if NO_COLOR or TERM=dumb asks for plain text.
+// newScreen returns a screen that shows progress and colours. It shows neither
+// if the output goes elsewhere, or if NO_COLOR or TERM=dumb asks for plain
+// text.
 func newScreen(writeFailed func(error)) *screen {
 	s := &screen{
 		stdout:      color.Output, // on old Windows consoles, color interprets the control sequences
@@ -119,8 +120,8 @@ func (s *screen) close() {
 	s.clear()
 }
 
-// abandon removes the progress line, unless a write is under way: that one may be
-// stuck forever.
+// abandon removes the progress line, unless a write is under way: that one may
+// be stuck forever.
 func (s *screen) abandon() {
 	if s.mu.TryLock() {
 		s.clear()
@@ -156,8 +157,9 @@ func (t *tally) count(event consulexec.Event) {
 	t.nodes[event.Node] = n
 }
 
-// line returns the progress line, in at most width columns. The number of done nodes
-// includes the failed ones; that of lost nodes includes those that did not respond.
+// line returns the progress line, in at most width columns. The number of done
+// nodes includes the failed ones; that of lost nodes includes those that did
+// not respond.
 func (t *tally) line(width int) string {
 	var running, failed, lost int
 	for _, n := range t.nodes {

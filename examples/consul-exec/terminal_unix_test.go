@@ -48,8 +48,8 @@ func (w *watch) String() string {
 	return w.text
 }
 
-// await waits until the text has a match that begins at or after the offset from,
-// and returns the offset at which the match ends.
+// await waits until the text has a match that begins at or after the offset
+// from, and returns the offset at which the match ends.
 func (w *watch) await(t *testing.T, from int, pattern string) (end int) {
 	t.Helper()
 	re := regexp.MustCompile(pattern)
@@ -106,8 +106,8 @@ func (s *session) wait() int {
 
 var colour = regexp.MustCompile("\x1b\\[[0-9;]*m")
 
-// show renders the text as a terminal does, except that it does not wrap lines. It
-// returns the lines visible at the end, and those that were erased.
+// show renders the text as a terminal does, except that it does not wrap lines.
+// It returns the lines visible at the end, and those that were erased.
 func show(t *testing.T, text string) (standing string, erased []string) {
 	t.Helper()
 	var all []string
@@ -233,8 +233,8 @@ func TestProgress(t *testing.T) {
 	}
 }
 
-// TestPlainTerminal wants neither colours nor progress with NO_COLOR or TERM=dumb,
-// or if only one of the outputs is the terminal.
+// TestPlainTerminal wants neither colours nor progress with NO_COLOR or
+// TERM=dumb, or if only one of the outputs is the terminal.
 func TestPlainTerminal(t *testing.T) {
 	t.Parallel()
 	for name, set := range map[string]func(cmd *exec.Cmd, elsewhere io.Writer){
@@ -330,8 +330,8 @@ func TestInterruptTwice(t *testing.T) {
 	}
 }
 
-// TestStuck does not read the output of the program. The second signal must end the
-// program all the same.
+// TestStuck does not read the output of the program. The second signal must end
+// the program all the same.
 func TestStuck(t *testing.T) {
 	t.Parallel()
 	srv := exectest.NewServer(answer("a", strings.Repeat("x", 1<<20), 0))
@@ -377,7 +377,8 @@ func TestStuck(t *testing.T) {
 	}
 }
 
-// TestReaderGone closes the pipe that the output goes to. That must end the run.
+// TestReaderGone closes the pipe that the output goes to. That must end the
+// run.
 func TestReaderGone(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t, exectest.Node("a", exectest.Run(func(ctx context.Context, j *exectest.Job) int {

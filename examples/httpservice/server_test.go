@@ -30,7 +30,7 @@ import (
 	"github.com/consulexec/consulexec/exectest"
 )
 
-// A service is one under test, on a cluster of exectest.
+// A service is a server under test, on a cluster of exectest.
 type service struct {
 	*server
 	cluster *exectest.Server
@@ -42,15 +42,15 @@ func start(t *testing.T, options ...exectest.Option) *service {
 	s := &service{cluster: exectest.NewServer(options...)}
 	s.server = newServer(s.cluster.Client())
 	s.web = httptest.NewServer(s.handler())
-	t.Cleanup(func() { // runs first, as the streams of their events end with them
-		s.close()
+	t.Cleanup(func() {
+		s.close() // first: web.Close waits for the streams of events
 		s.web.Close()
 		s.cluster.Close()
 	})
 	return s
 }
 
-// checkClean looks for what runs have left in Consul.
+// checkClean checks that the runs have left no key or session in Consul.
 func (s *service) checkClean(t *testing.T) {
 	t.Helper()
 	if keys, sessions := s.cluster.Keys(""), s.cluster.Sessions(); len(keys)+len(sessions) > 0 {
@@ -58,7 +58,7 @@ func (s *service) checkClean(t *testing.T) {
 	}
 }
 
-// request sends a request and returns status and body of the answer.
+// request sends a request and returns the status and body of the answer.
 func request(t *testing.T, method, url, body string, header ...string) (status int, text string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
@@ -105,7 +105,7 @@ type reader struct {
 	t       *testing.T
 	scanner *bufio.Scanner
 	id      int // of the last event
-	bytes   int // of all
+	bytes   int // read so far
 }
 
 func read(t *testing.T, run string, lastEventID string) *reader {
@@ -134,7 +134,7 @@ func newReader(t *testing.T, body io.Reader) *reader {
 	return &reader{t: t, scanner: scanner}
 }
 
-// next returns the next event, false at the end.
+// next returns the next event; ok is false at the end.
 func (r *reader) next() (e event, ok bool) {
 	r.t.Helper()
 	for r.scanner.Scan() {
@@ -143,7 +143,7 @@ func (r *reader) next() (e event, ok bool) {
 		if id, ok := strings.CutPrefix(line, "id: "); ok {
 			n, err := strconv.Atoi(id)
 			if err != nil || n <= r.id {
-				r.t.Errorf("ID %s after %d", id, r.id)
+				r.t.Errorf("event ID %s comes after %d", id, r.id)
 			}
 			r.id = n
 		} else if data, ok := strings.CutPrefix(line, "data: "); ok {
@@ -152,7 +152,7 @@ func (r *reader) next() (e event, ok bool) {
 			}
 			return e, true
 		} else if line != "" {
-			r.t.Errorf("line %q", line)
+			r.t.Errorf("unexpected line %q", line)
 		}
 	}
 	if err := r.scanner.Err(); err != nil {
@@ -161,7 +161,7 @@ func (r *reader) next() (e event, ok bool) {
 	return e, false
 }
 
-// all returns the events that are left, in short.
+// all returns the remaining events, each as one short text.
 func (r *reader) all() (list []string) {
 	r.t.Helper()
 	for {
@@ -213,20 +213,21 @@ func TestEvents(t *testing.T) {
 		t.Errorf("start: %+v", e.Order)
 	}
 	if again := read(t, run, "").all(); !slices.Equal(again, list) {
-		t.Errorf("a second reader gets %q, the first %q", again, list)
+		t.Errorf("a second reader gets %q, but the first got %q", again, list)
 	}
 	if rest := read(t, run, "5").all(); !slices.Equal(rest, list[5:]) {
-		t.Errorf("after event 5: %q of %q", rest, list)
+		t.Errorf("a reader that has seen 5 events of %q gets %q", list, rest)
 	}
 	for _, id := range []string{strconv.Itoa(len(list)), "9999"} {
 		if status, text := request(t, "GET", run+"/events", "", "Last-Event-ID", id); status != http.StatusNoContent || text != "" {
-			t.Errorf("after event %s: status %d, %q", id, status, text)
+			t.Errorf("a reader that has seen event %s: status %d, %q", id, status, text)
 		}
 	}
 	s.checkClean(t)
 }
 
-// TestLive has a node that goes on only when the reader has seen what it did.
+// TestLive has a node that waits after each line of output until the reader has
+// seen that line.
 func TestLive(t *testing.T) {
 	seen := make(chan struct{})
 	s := start(t, exectest.Node("a", exectest.Run(func(ctx context.Context, j *exectest.Job) int {
@@ -251,7 +252,7 @@ func TestLive(t *testing.T) {
 }
 
 func TestCharacters(t *testing.T) {
-	text := strings.Repeat("ä→😀", 2000) // which pieces of 4096 bytes cut at any place
+	text := strings.Repeat("ä→😀", 2000) // agents cut it every 4096 bytes, also within a character
 	s := start(t, exectest.Node("a", exectest.Run(exectest.Answer("x"+text, 0))), exectest.Node("b", exectest.Run(exectest.Answer("yes\xff\xe2\x82", 0))))
 	r := read(t, begin(t, s.web.URL, order{Command: "print"}), "")
 	output := map[string]string{}
@@ -263,14 +264,14 @@ func TestCharacters(t *testing.T) {
 		output[e.Node] += e.Output
 	}
 	if output["a"] != "x"+text {
-		t.Error("characters are torn")
+		t.Error("the output of a is cut within a character, or incomplete")
 	}
 	if !strings.HasPrefix(output["b"], "yes\uFFFD\uFFFD") {
-		t.Errorf("what is no character: %q", output["b"])
+		t.Errorf("bytes that are not UTF-8: %q", output["b"])
 	}
 }
 
-// TestStop ends a command that would run on.
+// TestStop ends a run whose command would go on.
 func TestStop(t *testing.T) {
 	skipOnWindows(t)
 	s := start(t, exectest.Node("a"))
@@ -284,7 +285,7 @@ func TestStop(t *testing.T) {
 		t.Errorf("status %d: %s", status, text)
 	}
 	if alive(pid) {
-		t.Error("the command runs on")
+		t.Error("the command still runs")
 	}
 	s.checkClean(t)
 	if e := r.until("killed"); e.Node != "a" {
@@ -294,12 +295,12 @@ func TestStop(t *testing.T) {
 		t.Errorf("end: %q", e.Error)
 	}
 	if status, text := request(t, "DELETE", run, ""); status != http.StatusNoContent {
-		t.Errorf("again: status %d: %s", status, text)
+		t.Errorf("second DELETE: status %d: %s", status, text)
 	}
 }
 
-// alive tells whether there is a process, other than one that has ended and is
-// about to be reaped.
+// alive reports whether a process runs. One that has ended, but was not reaped
+// yet, does not.
 func alive(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err == nil && strings.Contains(string(stat), ") Z ") {
@@ -309,7 +310,7 @@ func alive(pid int) bool {
 	return err == nil && p.Signal(syscall.Signal(0)) == nil
 }
 
-// TestStopFails has a node that goes on whatever it is told.
+// TestStopFails has a node on which the command can't be killed.
 func TestStopFails(t *testing.T) {
 	end := make(chan struct{})
 	first := true
@@ -320,7 +321,7 @@ func TestStopFails(t *testing.T) {
 			<-end
 			return 0
 		}
-		return 1 // what shall end it finds that it goes on
+		return 1 // says that the command survived the kill
 	})))
 	t.Cleanup(func() { close(end) })
 	run := begin(t, s.web.URL, order{Command: "anything"})
@@ -387,7 +388,7 @@ func TestCrossSite(t *testing.T) {
 	} {
 		for _, r := range []struct{ method, path string }{{"POST", "/runs"}, {"DELETE", "/runs/x"}, {"GET", "/"}, {"GET", "/runs/x/events"}} {
 			if header[0] != "Host" && r.method == "GET" {
-				continue // a browser does not show the answer to the page that asked
+				continue // a browser hides the answer from a page of another origin
 			}
 			if status, text := request(t, r.method, s.web.URL+r.path, `{"command": "x"}`, append(header, asJSON...)...); status != http.StatusForbidden {
 				t.Errorf("%s %s with %q: status %d: %s", r.method, r.path, header, status, text)
@@ -404,8 +405,8 @@ func TestCrossSite(t *testing.T) {
 	}
 }
 
-// A stuckWriter is the connection of a reader that does not read until it is
-// released.
+// A stuckWriter is the connection of a reader that reads nothing until release
+// is closed.
 type stuckWriter struct {
 	*httptest.ResponseRecorder
 	stuck    chan struct{} // closed at the first write
@@ -425,8 +426,9 @@ func (w *stuckWriter) SetWriteDeadline(deadline time.Time) error {
 	return nil
 }
 
-// TestMuchOutput has a run with more output than is kept, and a reader that does
-// not read: the run neither waits for it nor fills the memory.
+// TestMuchOutput has a run with more output than maxOutput, and a reader that
+// does not read. The run must neither wait for it nor keep more output in
+// memory.
 func TestMuchOutput(t *testing.T) {
 	const size = 3 << 20
 	slow := &stuckWriter{ResponseRecorder: httptest.NewRecorder(), stuck: make(chan struct{}), release: make(chan struct{})}
@@ -453,22 +455,22 @@ func TestMuchOutput(t *testing.T) {
 	<-done
 
 	check := func(name string, r *reader) {
-		gone, output := int64(0), ""
+		dropped, output := int64(0), ""
 		for {
 			e, ok := r.next()
 			if !ok {
 				break
 			}
-			gone, output = max(gone, e.Bytes), output+e.Output
+			dropped, output = max(dropped, e.Bytes), output+e.Output
 		}
 		if !strings.HasSuffix(output, "x\nthe last line") {
 			t.Errorf("%s: the end of the output is missing", name)
 		}
-		if len(output)+int(gone) < size || gone == 0 {
-			t.Errorf("%s: %d bytes of output, %d not kept", name, len(output), gone)
+		if len(output)+int(dropped) < size || dropped == 0 {
+			t.Errorf("%s: %d bytes of output, %d dropped", name, len(output), dropped)
 		}
 		if r.bytes > maxOutput+10_000 {
-			t.Errorf("%s: gets %d bytes", name, r.bytes)
+			t.Errorf("%s: the reader gets %d bytes", name, r.bytes)
 		}
 	}
 	check("late", read(t, run, ""))
@@ -476,11 +478,11 @@ func TestMuchOutput(t *testing.T) {
 	slowReader.Wait()
 	check("slow", newReader(t, slow.Body))
 	if left := time.Until(slow.deadline); left <= 0 || left > writeTimeout {
-		t.Errorf("a reader has %v", left)
+		t.Errorf("a reader has %v for a batch, want at most %v", left, writeTimeout)
 	}
 }
 
-// TestBatch has what a reader gets at once: in order, and bounded.
+// TestBatch checks that batches are in order and of limited size.
 func TestBatch(t *testing.T) {
 	r := &run{more: make(chan struct{})}
 	for i := range 1000 {
@@ -495,15 +497,15 @@ func TestBatch(t *testing.T) {
 		for _, m := range batch {
 			size += len(m.data)
 			if seen++; m.id != seen {
-				t.Fatalf("message %d comes as number %d", m.id, seen)
+				t.Fatalf("the message at place %d has the ID %d", seen, m.id)
 			}
 		}
 		if size == 0 || size > maxBatch+1000 {
-			t.Fatalf("%d bytes", size)
+			t.Fatalf("a batch of %d bytes", size)
 		}
 	}
 	if batch, _ := r.after(1100); len(batch) > 0 {
-		t.Errorf("%d messages more", len(batch))
+		t.Errorf("%d messages after the last one", len(batch))
 	}
 }
 
@@ -519,20 +521,21 @@ func TestTooMuch(t *testing.T) {
 		run = begin(t, s.web.URL, order{Command: "wait"})
 	}
 	if status, text := request(t, "POST", s.web.URL+"/runs", `{"command": "x"}`, asJSON...); status != http.StatusServiceUnavailable {
-		t.Errorf("a run too many: status %d: %s", status, text)
+		t.Errorf("one run too many: status %d: %s", status, text)
 	}
 	for range maxStreams {
 		s.streams <- struct{}{}
 	}
 	if status, text := request(t, "GET", run+"/events", ""); status != http.StatusServiceUnavailable {
-		t.Errorf("a reader too many: status %d: %s", status, text)
+		t.Errorf("one reader too many: status %d: %s", status, text)
 	}
 	for range maxStreams {
 		<-s.streams
 	}
 }
 
-// TestTime is about what takes minutes.
+// TestTime checks the heartbeats of a long run, and how long ended runs are
+// kept.
 func TestTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		end := make(chan struct{})
@@ -559,15 +562,15 @@ func TestTime(t *testing.T) {
 			close(end)
 		}()
 		if events := send("GET", first+"/events", "").Body.String(); strings.Count(events, "\n: ") != 6 || !strings.Contains(events, `"type":"end"`) {
-			t.Errorf("a run of 100 s: %s", events)
+			t.Errorf("events of a run of 100 s, want 6 heartbeats:\n%s", events)
 		}
 		time.Sleep(keepEnded - time.Second)
 		if status := send("DELETE", first, "").Code; status != http.StatusNoContent {
-			t.Errorf("before its time: %d", status)
+			t.Errorf("shortly before keepEnded: status %d", status)
 		}
 		time.Sleep(2 * time.Second)
 		if status := send("DELETE", first, "").Code; status != http.StatusNotFound {
-			t.Errorf("after its time: %d", status)
+			t.Errorf("after keepEnded: status %d", status)
 		}
 
 		var runs []string
@@ -604,7 +607,7 @@ func TestPageHeaders(t *testing.T) {
 	}
 }
 
-// build makes the program, the way that `go run` does.
+// build builds the program, as `go run` does, and returns its path.
 func build(t *testing.T) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "httpservice")
@@ -624,8 +627,8 @@ type program struct {
 	stderr  bytes.Buffer // complete after stop
 }
 
-// startProgram starts the program with CONSUL_HTTP_ADDR set to address, and waits
-// until it listens.
+// startProgram starts the program with CONSUL_HTTP_ADDR set to address, and
+// waits until it listens.
 func startProgram(t *testing.T, path, address string, args ...string) *program {
 	t.Helper()
 	p := &program{command: exec.CommandContext(t.Context(), path, args...)}
@@ -680,7 +683,7 @@ func TestProgram(t *testing.T) {
 			t.Errorf("%v: %v, stderr %q", signal, err, &p.stderr)
 		}
 		if alive(pid) {
-			t.Errorf("%v: the command runs on", signal)
+			t.Errorf("%v: the command still runs", signal)
 		}
 		if keys, sessions := cluster.Keys(""), cluster.Sessions(); len(keys)+len(sessions) > 0 {
 			t.Errorf("%v: left behind: %v %v", signal, keys, sessions)

@@ -26,18 +26,18 @@ import (
 	"github.com/consulexec/consulexec/exectest"
 )
 
-// A cluster is one of n nodes with a service web each.
+// A cluster is an embedded cluster whose nodes have a service web each.
 type cluster struct {
 	*exectest.Server
 	services *services
 	rollout  rollout
 	output   bytes.Buffer
 
-	// begin is called when a batch is about to be told, if it is not nil.
+	// begin, if not nil, is called before the event of each batch is fired.
 	begin func(batch int)
 }
 
-// start starts a cluster. The faults come before its own answers.
+// start starts a cluster of n nodes. The faults precede its own answers.
 func start(t *testing.T, n int, faults ...exectest.Fault) *cluster {
 	t.Helper()
 	c := &cluster{}
@@ -72,8 +72,8 @@ func start(t *testing.T, n int, faults ...exectest.Fault) *cluster {
 	return c
 }
 
-// restarted returns the nodes whose service was restarted, and fails where one
-// was more than once.
+// restarted returns the nodes whose service was restarted. It fails the test if
+// one was restarted more than once.
 func (c *cluster) restarted(t *testing.T) []string {
 	t.Helper()
 	c.services.mu.Lock()
@@ -92,8 +92,8 @@ func (c *cluster) restarted(t *testing.T) []string {
 	return nodes
 }
 
-// checkStopped looks for an error that says where and why a roll-out stopped, and
-// what it has not touched.
+// checkStopped checks the error of a roll-out that stopped, the number of
+// restarted nodes, and that nothing is left in Consul.
 func (c *cluster) checkStopped(t *testing.T, err error, restarted int, want ...string) {
 	t.Helper()
 	if err == nil {
@@ -101,19 +101,19 @@ func (c *cluster) checkStopped(t *testing.T, err error, restarted int, want ...s
 	}
 	for _, text := range want {
 		if !strings.Contains(err.Error(), text) {
-			t.Errorf("%q is missing in error %q", text, err)
+			t.Errorf("error %q lacks %q", err, text)
 		}
 	}
 	if nodes := c.restarted(t); len(nodes) != restarted {
-		t.Errorf("restarted: %v, want %d", nodes, restarted)
+		t.Errorf("restarted: %v, want %d nodes", nodes, restarted)
 	}
 	if keys, sessions := c.Keys(""), c.Sessions(); len(keys)+len(sessions) > 0 {
 		t.Errorf("left behind: %v %v", keys, sessions)
 	}
 }
 
-// TestGate has services that need their time to come up: no batch may begin
-// before those of all others are up.
+// TestGate has services that come up slowly. No batch may begin before the
+// services of all earlier batches are up.
 func TestGate(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -121,7 +121,7 @@ func TestGate(t *testing.T) {
 		settle time.Duration
 	}{
 		{name: "slow", settle: time.Second},
-		{name: "stale", lag: 10 * time.Second, settle: 12 * time.Second}, // Consul says at first that they pass
+		{name: "stale", lag: 10 * time.Second, settle: 12 * time.Second}, // at first, Consul still has the passing checks
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -168,8 +168,7 @@ func TestNotHealthyAgain(t *testing.T) {
 	})
 }
 
-// TestNotHealthyLater has a service that falls over again when the next batch has
-// been restarted.
+// TestNotHealthyLater has a service that fails after its batch was healthy.
 func TestNotHealthyLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := start(t, 10)
@@ -227,7 +226,7 @@ func TestInterrupt(t *testing.T) {
 	})
 }
 
-// TestNothingDone has roll-outs that are over before they begin.
+// TestNothingDone has roll-outs that fail before the first batch.
 func TestNothingDone(t *testing.T) {
 	for _, test := range []struct {
 		name  string
@@ -237,7 +236,7 @@ func TestNothingDone(t *testing.T) {
 		{"no command", func(c *cluster) { c.rollout.command = "" }, "-command is missing"},
 		{"no service", func(c *cluster) { c.rollout.service = "wob" }, `no node has a service "wob"`},
 		{"one is down", func(c *cluster) { c.services.setDown("web-04", true) }, "nothing was done: web is not healthy: web-04: web answers is critical"},
-		{"no time", func(c *cluster) { c.rollout.settle = c.rollout.timeout }, "-settle 1m0s is not less than -timeout 1m0s"},
+		{"no time", func(c *cluster) { c.rollout.settle = c.rollout.timeout }, "-settle 1m0s is not between 0 and -timeout 1m0s"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -269,8 +268,8 @@ func TestProblem(t *testing.T) {
 		}
 	}
 	r := rollout{service: "web"}
-	if err := r.unhealthy(map[string]string{"a": ""}, []string{"a", "b"}); err == nil || err.Error() != "web is not healthy: b: it is not in Consul" {
-		t.Errorf("a service that has gone: %v", err)
+	if err := r.unhealthy(map[string]string{"a": ""}, []string{"a", "b"}); err == nil || err.Error() != "web is not healthy: b: the service is not in Consul" {
+		t.Errorf("error for a service that has gone: %v", err)
 	}
 }
 
@@ -301,17 +300,17 @@ func TestBatches(t *testing.T) {
 			sizes = append(sizes, len(batch))
 		}
 		if !slices.Equal(sizes, test.want) || !slices.Equal(slices.Concat(batches...), nodes) {
-			t.Errorf("%s percent of %d nodes: %v", test.percent, test.nodes, batches)
+			t.Errorf("%s percent of %d nodes: batches %v, want sizes %v", test.percent, test.nodes, batches, test.want)
 		}
 	}
 	for _, bad := range []string{"", "0", "101", "10,", "ten", "10 ,20"} {
 		if err := new(rollout).setPercent(bad); err == nil {
-			t.Errorf("-percent %q is taken", bad)
+			t.Errorf("-percent %q is accepted", bad)
 		}
 	}
 }
 
-// build makes the program, the way that `go run` does.
+// build builds the program, as `go run` does, and returns its path.
 func build(t *testing.T) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "rolling")
@@ -335,8 +334,8 @@ func runProgram(t *testing.T, program, address string, args ...string) (output s
 	return string(data), err
 }
 
-// checkProgram runs the program on a cluster of its own and looks for texts in
-// its output, in order.
+// checkProgram runs the program on a cluster of its own. It checks that the
+// output contains the texts, in order.
 func checkProgram(t *testing.T, program string, args []string, success bool, want ...string) {
 	t.Helper()
 	output, err := runProgram(t, program, "", args...)
@@ -347,7 +346,7 @@ func checkProgram(t *testing.T, program string, args []string, success bool, wan
 	for _, text := range want {
 		_, after, found := strings.Cut(rest, text)
 		if !found {
-			t.Fatalf("%v: %q is missing or at the wrong place in:\n%s", args, text, output)
+			t.Fatalf("%v: %q is missing or out of order in:\n%s", args, text, output)
 		}
 		rest = after
 	}
@@ -406,7 +405,8 @@ func skipOnWindows(t *testing.T) {
 }
 
 // TestNothingRuns starts the program without a usable agent, or with flags that
-// contradict each other. The command must not run, least of all on this machine.
+// contradict each other. The command must not run, least of all on this
+// machine.
 func TestNothingRuns(t *testing.T) {
 	skipOnWindows(t)
 	program := build(t)
@@ -478,7 +478,8 @@ func TestNothingRuns(t *testing.T) {
 	}
 }
 
-// TestCluster asks real Consul for the health of services that it checks itself.
+// TestCluster runs the program on a real Consul, which checks the services
+// itself.
 func TestCluster(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: starts a real Consul")
