@@ -436,7 +436,7 @@ func TestNothingRuns(t *testing.T) {
 				t.Skip("something listens at Consul's default address, perhaps a real agent")
 			}
 			return ""
-		}, nil, append(setAddress, "127.0.0.1:8500")},
+		}, nil, append(setAddress, ":8500")},
 		{"no agent", closed, nil, append(setAddress, "refused")},
 		{"no leader", faulty(exectest.Respond(http.StatusOK, `""`)), nil, append(setAddress, "the agent knows no leader")},
 		{"no servers", faulty(exectest.Respond(http.StatusInternalServerError, "No known Consul servers")), nil, append(setAddress, "No known Consul servers")},
