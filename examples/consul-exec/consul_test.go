@@ -19,9 +19,9 @@ var (
 	nodeLine = regexp.MustCompile(`^(?:==> |    )([a-z0-9-]+):`)
 )
 
-// byNode sorts lines by their nodes, "" being those of none. Of one node, its exit
-// comes last, which `consul exec` prints before its last output, and heartbeats
-// count for nothing: how many there are is up to the clock.
+// byNode groups lines by node, those without a node under "". It puts the exit
+// of a node last, as `consul exec` prints it before the last output. It drops
+// the heartbeats, as their number depends on the clock.
 func byNode(text string) map[string][]string {
 	text = uuids.ReplaceAllString(seconds.ReplaceAllString(text, "SOME seconds"), "UUID")
 	nodes, exits := make(map[string][]string), make(map[string]string)
@@ -44,11 +44,12 @@ func byNode(text string) map[string][]string {
 	return nodes
 }
 
-// TestBesideConsul runs the same by consul-exec and by the `consul exec` of a real
-// Consul, on the same cluster, and compares.
+// TestBesideConsul runs the same command lines with consul-exec and with the
+// `consul exec` of a real Consul, on the same cluster, and compares the
+// results.
 func TestBesideConsul(t *testing.T) {
 	if testing.Short() {
-		t.Skip("starts a real Consul")
+		t.Skip("-short: starts a real Consul")
 	}
 	t.Parallel()
 	binary, err := devcluster.Binary(t.Context())
@@ -66,7 +67,7 @@ func TestBesideConsul(t *testing.T) {
 	for _, test := range []struct {
 		args   []string
 		stdin  string
-		status int // where it is another than that of consul exec
+		status int // if not 0: our exit status, which differs from that of consul exec
 	}{
 		{args: []string{all, "echo hi"}},
 		{args: []string{all, "-verbose", "-wait=1s", "echo hi; sleep 3; echo ho"}},
@@ -99,7 +100,7 @@ func TestBesideConsul(t *testing.T) {
 	} {
 		tests.Go(func() {
 			var differ []string
-			for range 3 { // on a busy machine, a command pauses longer than it says, and consul exec does not wait
+			for range 3 { // on a busy machine, commands pause for longer, and consul exec does not wait for them
 				if differ = beside(t, binary, address, test.stdin, test.status, test.args); differ == nil {
 					return
 				}
@@ -123,8 +124,9 @@ func TestBesideConsul(t *testing.T) {
 	}
 }
 
-// beside runs both and says where they differ. A status other than 0 is to be ours
-// where it is not theirs; then we say something that they don't.
+// beside runs both programs and returns the differences. A status other than 0
+// is the one that ours must have; then ours must also print an error, even if
+// theirs prints none.
 func beside(t *testing.T, binary, address, stdin string, status int, args []string) (differ []string) {
 	ours := command(t, address, args...)
 	theirs := exec.CommandContext(t.Context(), binary, append([]string{"exec"}, args...)...)
@@ -136,10 +138,10 @@ func beside(t *testing.T, binary, address, stdin string, status int, args []stri
 		wantStatus = status
 	}
 	if gotStatus != wantStatus || (ourErrors != "") != (theirErrors != "" || status > 0) {
-		differ = append(differ, fmt.Sprintf("status %d, want %d; our errors\n%stheirs\n%s", gotStatus, wantStatus, ourErrors, theirErrors))
+		differ = append(differ, fmt.Sprintf("status %d, want %d; stderr of consul-exec\n%sand of consul exec\n%s", gotStatus, wantStatus, ourErrors, theirErrors))
 	}
 	if !maps.EqualFunc(byNode(got), byNode(want), slices.Equal) {
-		differ = append(differ, fmt.Sprintf("we print\n%sand they\n%s", got, want))
+		differ = append(differ, fmt.Sprintf("consul-exec prints\n%sand consul exec\n%s", got, want))
 	}
 	return differ
 }

@@ -17,26 +17,27 @@ import (
 	"github.com/consulexec/consulexec"
 )
 
-// A job is what the command line asks for.
+// A job is a command line after parsing.
 type job struct {
-	command string // empty where the options have a script or arguments
+	command string // empty if the options have a script or arguments
 	options []consulexec.Option
 
 	consul  *api.Config
-	address bool // whether the flag or the environment says where Consul is
+	demo    bool // run on an embedded cluster
 	format  string
 	verbose bool
 	kill    bool
 }
 
-// parse makes a job of the command line. Its error is flag.ErrHelp where that asks
-// for help.
+// parse turns the command line into a job. The error is flag.ErrHelp if the
+// command line asks for help.
 func parse(args []string, stdin io.Reader) (*job, *flag.FlagSet, error) {
 	j := &job{consul: api.DefaultConfig(), format: "text"}
 	flags := flag.NewFlagSet("consul-exec", flag.ContinueOnError)
-	flags.SetOutput(io.Discard) // run prints the error and the usage
+	flags.SetOutput(io.Discard) // main prints the error and the usage
 
-	// An empty value is none, as with consul exec: -node="$NODE" works without one.
+	// As in consul exec, an empty value has no effect: -node="$NODE" works if
+	// NODE is empty.
 	text := func(name, usage string, set func(value string) error) {
 		flags.Func(name, usage, func(value string) error {
 			if value == "" {
@@ -46,7 +47,8 @@ func parse(args []string, stdin io.Reader) (*job, *flag.FlagSet, error) {
 		})
 	}
 
-	// What a value may be is the library's business: New says what is wrong with it.
+	// The library knows which values are valid: New returns an error for a bad
+	// one.
 	add := func(option consulexec.Option) error {
 		if _, err := consulexec.New("true", consulexec.WithClient(new(api.Client)), consulexec.WithService("."), option); err != nil {
 			return err
@@ -73,17 +75,17 @@ func parse(args []string, stdin io.Reader) (*job, *flag.FlagSet, error) {
 		service = re
 		return consulexec.WithService(re)
 	})
-	filter("tag", "run on nodes where a tag of such a service matches this `regexp`; needs -service", func(re string) consulexec.Option {
+	filter("tag", "of the nodes that -service selects, run on those whose service has a tag that matches this `regexp`", func(re string) consulexec.Option {
 		tag = re
 		return consulexec.WithTag(re)
 	})
-	flags.Func("prefix", "`folder` of the KV store for the job (default _rexec)", func(prefix string) error {
+	flags.Func("prefix", "write the job into this `folder` of the KV store (default _rexec)", func(prefix string) error {
 		return add(consulexec.WithPrefix(prefix))
 	})
-	shell := flags.Bool("shell", true, "use a shell to run the command")
-	duration("wait", "`interval` of the heartbeats of a silent command (default 2s)", consulexec.WithWait)
-	duration("wait-repl", "`pause` between writing the job and telling the nodes; not needed (default 0s)", consulexec.WithReplicationWait)
-	flags.BoolVar(&j.verbose, "verbose", false, "tell of each step, ack and heartbeat")
+	shell := flags.Bool("shell", true, "run the command with a shell; -shell=false runs the first argument as a program")
+	duration("wait", "while a command is silent, its node sends a heartbeat at this `interval` (default 2s)", consulexec.WithWait)
+	duration("wait-repl", "`pause` between writing the job and firing the event; usually not needed (default 0s)", consulexec.WithReplicationWait)
+	flags.BoolVar(&j.verbose, "verbose", false, "print each step, ack and heartbeat")
 
 	var nodes []string
 	addNodes := func(names []string) error {
@@ -93,17 +95,17 @@ func parse(args []string, stdin io.Reader) (*job, *flag.FlagSet, error) {
 		nodes = append(nodes, names...)
 		return add(consulexec.WithNodes(nodes...))
 	}
-	flags.Func("nodes", "run on the nodes of these `names`, separated by commas", func(list string) error {
+	flags.Func("nodes", "run on the nodes with these `names`, separated by commas", func(list string) error {
 		return addNodes(words(list, ","))
 	})
-	flags.Func("nodes-file", "run on the nodes that this `file` names, one a line; # begins a comment", func(file string) error {
+	flags.Func("nodes-file", "run on the nodes whose names are in this `file`, one a line; # begins a comment", func(file string) error {
 		lines, err := os.ReadFile(file)
 		if err != nil {
 			return err
 		}
 		return addNodes(words(string(lines), "\n"))
 	})
-	flags.Func("concurrency", "run on at most this `number` of nodes at once, or percentage, such as 10%", func(value string) error {
+	flags.Func("concurrency", "run on at most this `number` of nodes at once, or on this percentage, such as 10%", func(value string) error {
 		option := consulexec.WithConcurrency
 		number, percent := strings.CutSuffix(value, "%")
 		if percent {
@@ -115,16 +117,16 @@ func parse(args []string, stdin io.Reader) (*job, *flag.FlagSet, error) {
 		}
 		return add(option(n))
 	})
-	flags.Func("max-failures", "tell no further node once this `number` of nodes have failed", func(value string) error {
+	flags.Func("max-failures", "dispatch to no more nodes after this `number` of nodes have failed", func(value string) error {
 		n, err := strconv.Atoi(value)
 		if err != nil {
 			return errors.New("not a number")
 		}
 		return add(consulexec.WithMaxFailures(n))
 	})
-	duration("timeout", "end the command on a node where it still runs after this `time`", consulexec.WithTimeout)
+	duration("timeout", "end the command on a node if it still runs there after this `time`", consulexec.WithTimeout)
 	flags.BoolVar(&j.kill, "kill", false, "end the command on the nodes when this program is interrupted")
-	text("format", "`text`, json or group (default text)", func(value string) error {
+	text("format", "output `format`: text, json, or group, which prints identical outputs once (default text)", func(value string) error {
 		if !slices.Contains([]string{"text", "json", "group"}, value) {
 			return errors.New("neither text, json nor group")
 		}
@@ -132,14 +134,17 @@ func parse(args []string, stdin io.Reader) (*job, *flag.FlagSet, error) {
 		return nil
 	})
 
+	flags.BoolVar(&j.demo, "demo", false, "run the command on this machine, on three embedded nodes, to try this program without Consul")
+
 	var address string
+	var located []string // the flags given that say where Consul is or how to reach it
 	for name, f := range map[string]struct {
 		value *string
 		usage string
 	}{
-		"http-addr":       {&address, "`address` and port of the Consul agent (CONSUL_HTTP_ADDR, default http://localhost:8500)"},
+		"http-addr":       {&address, "`address` of the Consul agent (CONSUL_HTTP_ADDR, default http://localhost:8500)"},
 		"token":           {&j.consul.Token, "ACL `token` (CONSUL_HTTP_TOKEN)"},
-		"token-file":      {&j.consul.TokenFile, "`file` with the ACL token, which goes before -token (CONSUL_HTTP_TOKEN_FILE)"},
+		"token-file":      {&j.consul.TokenFile, "`file` with the ACL token; takes precedence over -token (CONSUL_HTTP_TOKEN_FILE)"},
 		"ca-file":         {&j.consul.TLSConfig.CAFile, "CA `file` for TLS (CONSUL_CACERT)"},
 		"ca-path":         {&j.consul.TLSConfig.CAPath, "`directory` of CA files for TLS (CONSUL_CAPATH)"},
 		"client-cert":     {&j.consul.TLSConfig.CertFile, "client certificate `file` for TLS (CONSUL_CLIENT_CERT)"},
@@ -148,11 +153,15 @@ func parse(args []string, stdin io.Reader) (*job, *flag.FlagSet, error) {
 	} {
 		text(name, f.usage, func(value string) error {
 			*f.value = value
+			located = append(located, name)
 			return nil
 		})
 	}
-	filter("datacenter", "run in the datacenter of this `name` (default the agent's)", consulexec.WithDatacenter)
-	flags.Bool("stale", false, "accepted for consul exec's sake: nothing that this program reads is stale")
+	filter("datacenter", "run in the datacenter with this `name` (default: that of the agent)", func(name string) consulexec.Option {
+		located = append(located, "datacenter")
+		return consulexec.WithDatacenter(name)
+	})
+	flags.Bool("stale", false, "accepted for compatibility with consul exec; has no effect")
 
 	if err := flags.Parse(args); err != nil {
 		return nil, flags, err
@@ -160,15 +169,17 @@ func parse(args []string, stdin io.Reader) (*job, *flag.FlagSet, error) {
 	if tag != "" && service == "" {
 		return nil, flags, fmt.Errorf("invalid value %q for flag -tag: Cannot provide tag filter without service filter", tag)
 	}
+	if j.demo && len(located) > 0 {
+		return nil, flags, fmt.Errorf("-demo cannot be combined with -%s: the demo has a cluster of its own", located[0])
+	}
 	j.consul.Address = cmp.Or(address, j.consul.Address)
-	j.address = address != "" || os.Getenv(api.HTTPAddrEnvName) != ""
 	if j.kill {
 		j.options = append(j.options, consulexec.WithKillOnCancel())
 	}
 	return j, flags, j.read(flags.Args(), *shell, stdin)
 }
 
-// read says what is to run: the arguments, or what stdin has.
+// read sets what to run: the arguments, or the script on stdin.
 func (j *job) read(args []string, shell bool, stdin io.Reader) error {
 	command := strings.Join(args, " ")
 	script := []byte(nil)
@@ -184,7 +195,7 @@ func (j *job) read(args []string, shell bool, stdin io.Reader) error {
 	}
 	switch {
 	case command == "":
-		//lint:ignore ST1005 the words of consul exec
+		//lint:ignore ST1005 consul exec prints exactly these words
 		return errors.New("Must specify a command to execute")
 	case script != nil:
 		j.options = append(j.options, consulexec.WithScript(script))
@@ -196,8 +207,7 @@ func (j *job) read(args []string, shell bool, stdin io.Reader) error {
 	return nil
 }
 
-// words returns the parts of a list without the space around them, empty ones and
-// comments.
+// words splits a list. It trims the parts, and drops comments and empty parts.
 func words(list, separator string) []string {
 	var kept []string
 	for word := range strings.SplitSeq(list, separator) {

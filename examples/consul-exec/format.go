@@ -15,13 +15,13 @@ import (
 	"github.com/consulexec/consulexec"
 )
 
-// A format is a way to tell of a run.
+// A format prints a run.
 type format interface {
 	event(consulexec.Event)
 	end(outcome)
 }
 
-// An outcome is what a run came to.
+// An outcome is how a run ended.
 type outcome struct {
 	result *consulexec.Result
 	err    error // why the job failed, or nil
@@ -44,10 +44,10 @@ func (o outcome) status() int {
 	return 0
 }
 
-// word says what became of a node, in words of the JSON schema.
+// word returns the state of a node in the words of the JSON schema.
 func word(s consulexec.State) string { return strings.ReplaceAll(s.String(), " ", "_") }
 
-// sentence says the same for people.
+// sentence returns the state and exit code of a node in words for people.
 func sentence(s consulexec.State, code int) string {
 	switch s {
 	case consulexec.StateExited:
@@ -58,7 +58,8 @@ func sentence(s consulexec.State, code int) string {
 	return s.String()
 }
 
-// completed is the last line of text.
+// completed returns the last line of the text, or nothing if the job failed
+// before any node acknowledged it.
 func (o outcome) completed() string {
 	if o.err != nil && o.tally.acked == 0 && !errors.Is(o.err, consulexec.ErrNoTargets) {
 		return ""
@@ -67,26 +68,26 @@ func (o outcome) completed() string {
 }
 
 var (
-	good  = color.New(color.FgGreen)
-	bad   = color.New(color.FgRed)
-	doubt = color.New(color.FgYellow)
-	quiet = color.New(color.Faint)
-	named = color.New(color.FgCyan)
+	good      = color.New(color.FgGreen)
+	bad       = color.New(color.FgRed)
+	warning   = color.New(color.FgYellow)
+	faint     = color.New(color.Faint)
+	nodeColor = color.New(color.FgCyan)
 )
 
-// verdict is the colour of what became of a node.
+// verdict returns the colour for the state and exit code of a node.
 func verdict(state consulexec.State, code int) *color.Color {
 	switch {
 	case state != consulexec.StateExited:
-		return doubt
+		return warning
 	case code != 0:
 		return bad
 	}
 	return good
 }
 
-// textFormat is the output of consul exec, and on standard error what that doesn't
-// tell.
+// textFormat prints what consul exec prints. On standard error it adds what
+// consul exec does not report.
 type textFormat struct {
 	screen  *screen
 	verbose bool
@@ -105,20 +106,21 @@ func (f textFormat) event(event consulexec.Event) {
 		line := fmt.Sprintf("%sfinished with exit code %d", node, event.ExitCode)
 		f.screen.out(verdict(consulexec.StateExited, event.ExitCode).Sprint(line) + "\n")
 	case consulexec.EventLost:
-		f.screen.err(doubt.Sprint(node + "lost" + reason(event.Err)))
+		f.screen.err(warning.Sprint(node + "lost" + reason(event.Err)))
 	}
 }
 
 func (f textFormat) detail(line string) {
 	if f.verbose {
-		f.screen.out(quiet.Sprint(line) + "\n")
+		f.screen.out(faint.Sprint(line) + "\n")
 	}
 }
 
-// prefixed puts the node's name before each line of a piece of output. Where the
-// piece ends with a newline, consul exec has the name once more.
+// prefixed puts the name of the node before each line of a piece of output. If
+// the piece ends with a newline, one more line has only the name, as in consul
+// exec.
 func prefixed(node, output string) string {
-	name := named.Sprintf("    %s:", node) + " "
+	name := nodeColor.Sprintf("    %s:", node) + " "
 	return strings.TrimRightFunc(name+strings.ReplaceAll(output, "\n", "\n"+name), unicode.IsSpace) + "\n"
 }
 
@@ -130,8 +132,8 @@ func (f textFormat) end(o outcome) {
 	}
 }
 
-// unfinished says on standard error which nodes still run, were silent or were not
-// told, and why.
+// unfinished lists on standard error the nodes that still run the command, did
+// not respond or never got the job, and says why.
 func (o outcome) unfinished(s *screen) {
 	var order []string
 	nodes := make(map[string][]string)
@@ -146,11 +148,11 @@ func (o outcome) unfinished(s *screen) {
 		nodes[text] = append(nodes[text], n.Node)
 	}
 	for _, text := range order {
-		s.err(doubt.Sprintf("==> %s: %s", fold(nodes[text]), text))
+		s.err(warning.Sprintf("==> %s: %s", fold(nodes[text]), text))
 	}
 }
 
-// reason is what the error of a node adds to its state.
+// reason returns what the error of a node adds to its state.
 func reason(err error) string {
 	var node *consulexec.NodeError
 	if !errors.As(err, &node) || node.Err == nil {
@@ -159,10 +161,10 @@ func reason(err error) string {
 	return ": " + node.Err.Error()
 }
 
-// maxGrouped is how many bytes of a node's output groupFormat has at most.
+// maxGrouped is how many bytes of a node's output groupFormat prints at most.
 const maxGrouped = 1 << 20
 
-// groupFormat prints each output once, below the nodes that it came from.
+// groupFormat prints each output once, below the names of its nodes.
 type groupFormat struct{ screen *screen }
 
 func (f groupFormat) event(consulexec.Event) {}
@@ -176,18 +178,18 @@ func (f groupFormat) end(o outcome) {
 			fmt.Fprintf(&text, "    %s\n", bytes.TrimSuffix(output, []byte("\n")))
 		}
 		if more := g.OutputBytes - int64(len(g.Output)); more > 0 {
-			text.WriteString(doubt.Sprintf("    ... and %d bytes more\n", more))
+			text.WriteString(warning.Sprintf("    ... and %d more bytes\n", more))
 		}
 		f.screen.out(text.String())
 	}
 	f.screen.out(o.completed())
 }
 
-// jsonFormat prints one JSON object per line. The comment at the top of main.go
+// jsonFormat prints one JSON object a line. The comment at the top of main.go
 // has the schema.
 type jsonFormat struct {
 	screen *screen
-	held   map[string][]byte // by node, the begin of a character whose end is to come
+	held   map[string][]byte // by node: the first bytes of a character whose rest is yet to arrive
 }
 
 type jsonEvent struct {
@@ -229,7 +231,7 @@ func (f jsonFormat) print(object any) {
 	encoder := json.NewEncoder(&line)
 	encoder.SetEscapeHTML(false)
 	if err := encoder.Encode(object); err != nil {
-		panic(err) // there is nothing in the objects that has no JSON
+		panic(err) // every field of the objects can be encoded
 	}
 	f.screen.out(line.String())
 }
@@ -253,7 +255,7 @@ func (f jsonFormat) event(event consulexec.Event) {
 	f.print(object)
 }
 
-// output prints a piece of output, as text where it is text.
+// output prints a piece of output, in base64 if it is not UTF-8.
 func (f jsonFormat) output(object jsonEvent, output []byte) {
 	switch {
 	case len(output) == 0:
@@ -266,14 +268,14 @@ func (f jsonFormat) output(object jsonEvent, output []byte) {
 	f.print(object)
 }
 
-// release prints what was held of a node whose output has ended.
+// release prints the bytes held for a node, whose output has ended.
 func (f jsonFormat) release(node string, now time.Time) {
 	f.output(jsonEvent{Type: "output", Time: now.UTC(), Node: node}, f.held[node])
 	delete(f.held, node)
 }
 
-// partial is how many bytes at the end of output begin a character whose end is
-// missing: agents cut output without regard for characters.
+// partial returns how many bytes at the end of output are the start of an
+// incomplete character. Agents cut output anywhere, even within a character.
 func partial(output []byte) int {
 	for n := 1; n < utf8.UTFMax && n <= len(output); n++ {
 		if last := output[len(output)-n:]; utf8.RuneStart(last[0]) {
@@ -321,7 +323,7 @@ func utc(t time.Time) *time.Time {
 	return &t
 }
 
-// text is what an error says, and nothing for nil.
+// text returns the text of an error, or nothing for nil.
 func text(err error) string {
 	if err == nil {
 		return ""

@@ -1,6 +1,6 @@
-// Consul-exec is `consul exec` that waits for every node, tells which of them did
-// not do what they were told, and has its output for programs too. It takes the
-// flags of `consul exec` and prints the same text.
+// Consul-exec is a `consul exec` that waits for every node, reports the nodes
+// that failed or never answered, and can print JSON. It takes the flags of
+// `consul exec` and prints the same text.
 //
 //	consul-exec [options] [-|command...]
 //
@@ -11,88 +11,94 @@
 //	consul-exec -nodes-file=hosts -concurrency=10% -max-failures=3 -timeout=5m upgrade
 //	consul-exec -format=json 'df -P /' | jq -r 'select(.type == "output") | .node + " " + .output'
 //
-// Where neither -http-addr nor CONSUL_HTTP_ADDR says where Consul is, and no agent
-// answers at its default address, it says so and runs on three nodes embedded in
-// this process, which really run the command on this machine.
+// It talks to the Consul agent at -http-addr, at CONSUL_HTTP_ADDR, or else at
+// http://localhost:8500. If no agent answers there, or if the agent knows no
+// leader, nothing runs anywhere and the exit status is 1.
+//
+// To try it without Consul, use -demo: a cluster of three nodes embedded in
+// this process. Each of them really runs the command, on this machine and as
+// you.
 //
 // # Flags
 //
-// consul-exec -h lists them. Those of consul exec:
+// consul-exec -h lists them. These are the flags of consul exec:
 //
-//	-node -service -tag       regexps that choose the nodes, by name, service ID and tag of that service
-//	-shell=false              run the first argument as a program, with the others as its arguments
-//	-wait                     interval of the heartbeats of a silent command, at least 100ms
-//	-wait-repl                pause between writing the job and telling the nodes; 0, as none is needed
-//	-prefix -verbose          folder of the job in the KV store; tell of each step, ack and heartbeat
+//	-node -service -tag       regexps that select nodes by name, by service ID, and by a tag of that service
+//	-shell=false              run the first argument as a program and pass it the other arguments
+//	-wait                     heartbeat interval of a silent command, at least 100ms
+//	-wait-repl                pause between writing the job and firing the event; the default 0 is safe
+//	-prefix -verbose          folder of the job in the KV store; print each step, ack and heartbeat
 //	-http-addr -token -token-file -ca-file -ca-path -client-cert -client-key -tls-server-name
-//	                          how to reach Consul; without them, the variables CONSUL_* of all its tools
-//	-datacenter -stale        where to run; -stale is accepted, but nothing stale is read
+//	                          how to reach Consul; the defaults are the usual CONSUL_* variables
+//	-datacenter -stale        the datacenter to run in; -stale is accepted and has no effect
 //
-// And those beyond:
+// These are additional:
 //
-//	-format                   text, json or group: identical outputs folded, after the end, up to 1 MiB of each
-//	-nodes -nodes-file        names of nodes: separated by commas, and one a line; may be given together, and again
+//	-format                   text, json or group; group prints identical outputs once, at the end, up to 1 MiB each
+//	-nodes -nodes-file        node names, separated by commas or one a line; both can be combined and repeated
 //	-concurrency              how many nodes may run the command at once: 20, or 10%
-//	-max-failures             tell no further node once that many have failed, were lost or silent
-//	-timeout                  end the command on nodes where it still runs after that time
-//	-kill                     end the command on the nodes when interrupted
+//	-max-failures             dispatch to no more nodes after this many have failed, were lost or did not respond
+//	-timeout                  end the command on a node after this time
+//	-kill                     end the command on the nodes when this program is interrupted
+//	-demo                     run the command on this machine, on three embedded nodes, to try this program
 //
 // # Exit status
 //
-//	0  every node has run the command, with status 0
-//	1  the job failed: wrong flags, no Consul, no permission, no node, interrupted
-//	2  every node that was told has run the command, with another status than 0 on some
-//	3  a node was lost, or silent: it never took the job; whatever the others did
+//	0  every node ran the command, and every exit code was 0
+//	1  the job failed: wrong flags, no Consul, no permission, no matching node, interrupted
+//	2  every node that got the job ran the command, and some exit codes were not 0
+//	3  a node was lost, or did not respond and so never ran the command, whatever the others did
 //
 // # Text
 //
-// Standard output is that of consul exec, but for the order of the lines of
-// different nodes: a node's exit comes after its last output. What consul exec does
-// not tell, such as nodes that are lost, silent, or still running at the end, is on
-// standard error.
+// Standard output is that of consul exec, with one difference: the exit of a
+// node comes after its last output. Standard error has what consul exec does
+// not report: nodes that are lost, did not respond, or still run the command at
+// the end.
 //
-// On a terminal there are colours, and a line below the output that shows how many
-// nodes are done (and of these, failed), running, and lost or silent. In a pipe or
-// a file, and with NO_COLOR, there is neither.
+// On a terminal there are colours. A progress line below the output counts the
+// nodes that are done, running, failed (these are also done), and lost or
+// silent. In a pipe or a file, and with NO_COLOR, there are neither colours nor
+// progress.
 //
-// The first Ctrl-C, or SIGTERM, ends the run, removes it from Consul, and tells
-// where the command still runs, or with -kill, was ended. The second one leaves at
-// once; Consul then removes the run by itself, within 30 seconds.
+// The first Ctrl-C or SIGTERM ends the run, removes it from Consul, and lists
+// the nodes on which the command still runs, or was killed by -kill. The second
+// one exits at once. Consul then removes the run by itself, within 30 seconds.
 //
 // # JSON
 //
-// With -format=json, standard output has one object per line: one for each event,
-// as it happens, and at last a summary. Fields may be added to them; those here
-// stay. Times are RFC 3339, in UTC.
+// With -format=json, standard output has one object a line: one for each event,
+// as it happens, and a summary at the end. Later versions may add fields, but
+// neither remove nor change these. Times are RFC 3339, in UTC.
 //
 //	type           submit, ack, output, heartbeat, exit, lost or no_response
-//	time           when this program learned of it
-//	node           the node's name; not in submit
-//	output         in output: a piece of stdout and stderr, of any length, cut anywhere between two characters
-//	output_base64  in output, instead: a piece that is not UTF-8
-//	exit_code      in exit; -1 where a signal ended the command, 255 where it could not be started
-//	error          in lost: why
+//	time           when this program learned of the event
+//	node           the name of the node; absent from submit
+//	output         of output: a piece of stdout and stderr, of any length, cut between two characters
+//	output_base64  of output: replaces the field output if the piece is not UTF-8
+//	exit_code      of exit: -1 if a signal ended the command, 255 if the command could not be started
+//	error          of lost: the reason
 //
-// The summary comes whenever a run was begun, however it ended:
+// Every run that was begun has a summary, however it ended:
 //
 //	type             summary
-//	time             when the run had ended
+//	time             when the run ended
 //	status           the exit status of this program
 //	error            why the job failed, if it did
-//	discovery_error  why it is not known which nodes should have answered, if it is not
+//	discovery_error  why the expected nodes are unknown, if they are
 //	session          the ID of the session in Consul, if there was one
-//	datacenter       what -datacenter says, if anything
+//	datacenter       the value of -datacenter, if given
 //	seconds          how long the run took
-//	acknowledged     how many nodes took the job
+//	acknowledged     how many nodes acknowledged the job
 //	completed        how many nodes exited
 //	nodes            an array of objects, sorted by node:
-//	  node           the node's name
-//	  state          exited, running, killed (by -kill), lost, no_response, or skipped (never told)
-//	  exit_code      where it exited
+//	  node           the name of the node
+//	  state          exited, running, killed (by -kill), lost, no_response, or skipped (never got the job)
+//	  exit_code      the exit code, if it exited
 //	  output_bytes   the length of its output
-//	  acknowledged   when it took the job, if it did
+//	  acknowledged   when it acknowledged the job, if it did
 //	  exited         when it exited, if it did
-//	  error          what was wrong with it, if anything
+//	  error          what went wrong on the node, if anything
 package main
 
 import (
@@ -113,6 +119,10 @@ import (
 	"github.com/consulexec/consulexec/exectest"
 )
 
+// connectTimeout is how long the agent may take to answer and to know a leader.
+// Consul usually elects a new leader in less time.
+const connectTimeout = 8 * time.Second
+
 const usage = "Usage: consul-exec [options] [-|command...]"
 
 func main() {
@@ -130,7 +140,7 @@ func main() {
 	os.Exit(run(job))
 }
 
-// run runs the job and returns the exit status.
+// run runs the job and returns the exit status of the program.
 func run(job *job) int {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
@@ -163,8 +173,8 @@ func run(job *job) int {
 	}
 	log.run = e.ID()
 	for event, err := range e.Events(ctx) {
-		if err == nil { // Wait returns it as well
-			screen.update(func(t *tally) { t.take(event) })
+		if err == nil { // Wait returns the error too
+			screen.update(func(t *tally) { t.count(event) })
 			format.event(event)
 		}
 	}
@@ -178,9 +188,9 @@ func run(job *job) int {
 	return o.status()
 }
 
-// interruptible has the first Ctrl-C or SIGTERM end the run, and the second one the
-// program, until it is told to stop. A reader of the output that goes away ends
-// the run too, by the error of the write.
+// interruptible makes the first Ctrl-C or SIGTERM end the run, and the second
+// one end the program, until stop is called. It ignores SIGPIPE: if the reader
+// of the output goes away, the failed write ends the run.
 func interruptible(cancel context.CancelCauseFunc, screen *screen) (stop func()) {
 	signal.Ignore(syscall.SIGPIPE)
 	signals := make(chan os.Signal, 2)
@@ -194,7 +204,9 @@ func interruptible(cancel context.CancelCauseFunc, screen *screen) (stop func())
 		case <-stopped:
 			return
 		}
-		tasks.Go(func() { screen.err("ending the run; again to leave at once") }) // where a write is stuck, this is too
+		// If a write to the screen is stuck, so is this one: the second signal
+		// must not wait for it.
+		tasks.Go(func() { screen.err("ending the run; interrupt again to exit at once") })
 		select {
 		case <-signals:
 			screen.abandon()
@@ -209,25 +221,46 @@ func interruptible(cancel context.CancelCauseFunc, screen *screen) (stop func())
 	}
 }
 
-// connect returns how to reach the cluster to run on, and what ends it.
+// connect returns how to reach the cluster, and a function that closes what it
+// has started. Only -demo starts a cluster.
 func connect(ctx context.Context, job *job, screen *screen) (*api.Config, func(), error) {
+	if job.demo {
+		if os.Getenv(api.HTTPAddrEnvName) != "" {
+			screen.err("-demo ignores " + api.HTTPAddrEnvName)
+		}
+		screen.err("demo: three embedded nodes; the command runs on this machine, once for each of them")
+		srv := exectest.NewServer(exectest.Node("web-1"), exectest.Node("web-2"), exectest.Node("web-3"))
+		return srv.Config(), srv.Close, nil
+	}
 	config := *job.consul // api.NewClient fills in its argument
 	client, err := api.NewClient(&config)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("set up the Consul client: %w", err)
 	}
-	if job.address || answers(ctx, client) {
-		return job.consul, func() {}, nil
+	if err := checkConsul(ctx, client); ctx.Err() != nil {
+		return nil, nil, context.Cause(ctx)
+	} else if err != nil {
+		return nil, nil, fmt.Errorf("no usable Consul agent at %s: %w\n"+
+			"nothing ran: set -http-addr or %s to the address of an agent, or try -demo, which runs the command on this machine",
+			config.Address, err, api.HTTPAddrEnvName)
 	}
-	screen.err(fmt.Sprintf("no Consul agent at %s and %s is not set: running on three embedded nodes", config.Address, api.HTTPAddrEnvName))
-	srv := exectest.NewServer(exectest.Node("web-1"), exectest.Node("web-2"), exectest.Node("web-3"))
-	return srv.Config(), srv.Close, nil
+	return job.consul, func() {}, nil
 }
 
-// answers tells whether an agent with a leader answers at once.
-func answers(ctx context.Context, client *api.Client) bool {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+// checkConsul returns an error unless an agent answers and knows a leader. It
+// waits for an election that is under way.
+func checkConsul(ctx context.Context, client *api.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	leader, err := client.Status().LeaderWithQueryOptions((&api.QueryOptions{}).WithContext(ctx))
-	return err == nil && leader != ""
+	for {
+		leader, err := client.Status().LeaderWithQueryOptions((&api.QueryOptions{}).WithContext(ctx))
+		if err != nil || leader != "" {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return errors.New("the agent knows no leader")
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
 }

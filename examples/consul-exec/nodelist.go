@@ -9,11 +9,11 @@ import (
 
 var digits = regexp.MustCompile(`[0-9]+`)
 
-// fold abbreviates a list of node names: web-[01-05,07].example.com,db. In a
-// range, the width of the first number is the least width of all: [08-10] is 08,
-// 09 and 10, and [8-10] is 8, 9 and 10.
+// fold abbreviates a list of node names: web-[01-05,07].example.com,db. Numbers
+// in a range are padded with zeros to the width of the first: [08-10] means 08,
+// 09 and 10, but [8-10] means 8, 9 and 10.
 func fold(names []string) string {
-	type family struct{ before, after string } // what stands around a number
+	type family struct{ before, after string } // the text around a number
 	around := func(name string, number []int) family { return family{name[:number[0]], name[number[1]:]} }
 	size := make(map[family]int)
 	for _, name := range names {
@@ -22,8 +22,8 @@ func fold(names []string) string {
 		}
 	}
 
-	// Of the numbers in a name it is the one in which most others differ, and the
-	// last of several.
+	// Of several numbers in a name, fold the one that puts most names into one
+	// family. If several do so, fold the last one.
 	numbers := make(map[family][]string)
 	var order []family
 	for _, name := range names {
@@ -71,7 +71,8 @@ func ranges(numbers []string) string {
 	return strings.Join(parts, ",")
 }
 
-// successor is the next number, no shorter: 10 for 09, and for 9.
+// successor returns the next number, which is at least as wide: 10 follows both
+// 09 and 9.
 func successor(number string) string {
 	next := []byte(number)
 	for i := len(next) - 1; i >= 0; i-- {

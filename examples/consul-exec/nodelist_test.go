@@ -38,7 +38,7 @@ func TestFold(t *testing.T) {
 			t.Errorf("fold(%q) = %q, want %q", names, got, test.want)
 		}
 		if back := unfold(got); !sameNames(back, names) {
-			t.Errorf("%q is %q, want %q", got, back, names)
+			t.Errorf("unfold(%q) = %q, want %q", got, back, names)
 		}
 	}
 }
@@ -53,7 +53,7 @@ func TestFoldTwenty(t *testing.T) {
 	}
 }
 
-// TestFoldBack folds lists of all kinds and wants the same names back.
+// TestFoldBack folds random lists and wants the same names back.
 func TestFoldBack(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 3000 {
@@ -69,7 +69,7 @@ func TestFoldBack(t *testing.T) {
 		}
 		slices.Sort(names)
 		if folded := fold(names); !sameNames(unfold(folded), names) {
-			t.Fatalf("%q was folded into %q, which is %q", names, folded, unfold(folded))
+			t.Fatalf("fold(%q) = %q, which unfolds to %q", names, folded, unfold(folded))
 		}
 	}
 }
@@ -116,7 +116,7 @@ func unfold(list string) []string {
 	return names
 }
 
-// plusOne counts the way people do, for numbers of any size.
+// plusOne adds 1 to a decimal number of any size.
 func plusOne(number string) string {
 	head, last := number[:len(number)-1], number[len(number)-1:]
 	n, _ := strconv.Atoi(last)

@@ -6,14 +6,15 @@ import (
 	"log/slog"
 )
 
-// steps reads from the library's log what it has no events for: the steps that
-// consul exec -verbose tells of, and how many nodes are expected.
+// steps is a slog.Handler that reads the library's log. The log has what the
+// events lack: how many nodes are expected, and the steps that
+// consul exec -verbose prints.
 type steps struct {
 	screen  *screen
-	verbose bool   // tell of them
-	json    bool   // keep standard output for the objects
+	verbose bool   // print the steps
+	json    bool   // standard output is only for JSON objects
 	run     string // the ID of the run
-	own     bool   // whether the log is that of the run, and not of what it starts in turn, for -kill
+	own     bool   // whether the record is about this run; -kill starts another one
 }
 
 func (s *steps) Enabled(context.Context, slog.Level) bool { return true }
@@ -47,11 +48,11 @@ func (s *steps) Handle(_ context.Context, record slog.Record) error {
 		s.screen.err(record.Message + ":" + details)
 	case s.json:
 	case record.Message == "session created":
-		s.screen.out(quiet.Sprintf("Created remote execution session: %v", values["session"]) + "\n")
+		s.screen.out(faint.Sprintf("Created remote execution session: %v", values["session"]) + "\n")
 	case record.Message == "job written":
-		s.screen.out(quiet.Sprint("Uploaded remote execution spec") + "\n")
+		s.screen.out(faint.Sprint("Uploaded remote execution spec") + "\n")
 	case record.Message == "event fired":
-		s.screen.out(quiet.Sprintf("Fired remote execution event: %v", values["event"]) + "\n")
+		s.screen.out(faint.Sprintf("Fired remote execution event: %v", values["event"]) + "\n")
 	}
 	return nil
 }

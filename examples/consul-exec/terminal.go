@@ -13,35 +13,36 @@ import (
 	"github.com/consulexec/consulexec"
 )
 
-// redraw is how often the progress line follows what happens. It is written only
-// when it has changed.
+// redraw is how often the progress line is brought up to date. It is written
+// only if it has changed.
 const redraw = 100 * time.Millisecond
 
-// A screen is standard output and standard error. Where both are the terminal it
-// keeps the progress line below what they print.
+// A screen prints on standard output and standard error. If both are a
+// terminal, it keeps a progress line below the printed lines.
 type screen struct {
 	stdout, stderr io.Writer
-	fail           func(error) // is told when standard output can't be written
+	writeFailed    func(error) // called if a write to standard output fails
 
-	mu    sync.Mutex // guards what follows, and keeps writes apart
+	mu    sync.Mutex // guards tally and shown, and serializes the writes
 	tally tally
-	shown string // the progress line that stands there
+	shown string // the progress line on the terminal, or empty
 
 	stop, stopped chan struct{}
 }
 
-// newScreen begins to show progress, unless the output goes elsewhere, or NO_COLOR
-// or TERM=dumb ask for plain text; then there are no colours either.
-func newScreen(fail func(error)) *screen {
+// newScreen returns a screen that shows progress and colours. It shows neither
+// if the output goes elsewhere, or if NO_COLOR or TERM=dumb asks for plain
+// text.
+func newScreen(writeFailed func(error)) *screen {
 	s := &screen{
-		stdout:  color.Output, // on old Windows consoles, these interpret what we write
-		stderr:  color.Error,
-		fail:    fail,
-		tally:   tally{began: time.Now(), nodes: make(map[string]consulexec.NodeResult)},
-		stop:    make(chan struct{}),
-		stopped: make(chan struct{}),
+		stdout:      color.Output, // on old Windows consoles, color interprets the control sequences
+		stderr:      color.Error,
+		writeFailed: writeFailed,
+		tally:       tally{began: time.Now(), nodes: make(map[string]consulexec.NodeResult)},
+		stop:        make(chan struct{}),
+		stopped:     make(chan struct{}),
 	}
-	color.NoColor = color.NoColor || !term.IsTerminal(int(os.Stderr.Fd())) // color has looked at the rest
+	color.NoColor = color.NoColor || !term.IsTerminal(int(os.Stderr.Fd())) // color has checked stdout and the environment
 	go s.live(!color.NoColor)
 	return s
 }
@@ -70,7 +71,7 @@ func (s *screen) draw() {
 	if err != nil || width < 2 {
 		return
 	}
-	if line := s.tally.line(width - 1); line != s.shown { // in the last column some terminals wrap
+	if line := s.tally.line(width - 1); line != s.shown { // some terminals wrap after a character in the last column
 		s.clear()
 		fmt.Fprint(s.stderr, line)
 		s.shown = line
@@ -91,7 +92,7 @@ func (s *screen) out(lines string) {
 	defer s.mu.Unlock()
 	s.clear()
 	if _, err := io.WriteString(s.stdout, lines); err != nil {
-		s.fail(err)
+		s.writeFailed(err)
 	}
 }
 
@@ -119,24 +120,25 @@ func (s *screen) close() {
 	s.clear()
 }
 
-// abandon removes the progress line unless somebody is writing, who may never end.
+// abandon removes the progress line, unless a write is under way: that one may
+// be stuck forever.
 func (s *screen) abandon() {
 	if s.mu.TryLock() {
 		s.clear()
 	}
 }
 
-// A tally says how far the nodes are.
+// A tally counts the nodes by what became of them so far.
 type tally struct {
 	began  time.Time
-	total  int // the expected nodes, or 0 where they are not known
+	total  int // how many nodes are expected, or 0 if that is unknown
 	acked  int
 	exited int
-	nodes  map[string]consulexec.NodeResult // as far as they were heard of
+	nodes  map[string]consulexec.NodeResult // the nodes with an event so far
 }
 
-// take counts an event.
-func (t *tally) take(event consulexec.Event) {
+// count records an event.
+func (t *tally) count(event consulexec.Event) {
 	n := t.nodes[event.Node]
 	switch event.Type {
 	case consulexec.EventAck:
@@ -155,8 +157,9 @@ func (t *tally) take(event consulexec.Event) {
 	t.nodes[event.Node] = n
 }
 
-// line is the progress line in no more than width columns. Done are the nodes that
-// have exited, the failed ones among them; lost are the silent ones too.
+// line returns the progress line, in at most width columns. The number of done
+// nodes includes the failed ones; that of lost nodes includes those that did
+// not respond.
 func (t *tally) line(width int) string {
 	var running, failed, lost int
 	for _, n := range t.nodes {

@@ -21,24 +21,24 @@ import (
 	"github.com/consulexec/consulexec/exectest"
 )
 
-// patience is how long a test waits for what has to come.
+// patience is how long a test waits for an expected text or event.
 const patience = 30 * time.Second
 
-// A watch keeps what is written to it, and lets a test wait for it.
+// A watch keeps what is written to it. A test can wait for a text in it.
 type watch struct {
-	mu   sync.Mutex // guards what follows
+	mu   sync.Mutex // guards the fields below
 	text string
-	news chan struct{} // closed when there is more
+	more chan struct{} // closed at the next write
 }
 
-func newWatch() *watch { return &watch{news: make(chan struct{})} }
+func newWatch() *watch { return &watch{more: make(chan struct{})} }
 
 func (w *watch) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.text += string(p)
-	close(w.news)
-	w.news = make(chan struct{})
+	close(w.more)
+	w.more = make(chan struct{})
 	return len(p), nil
 }
 
@@ -48,33 +48,33 @@ func (w *watch) String() string {
 	return w.text
 }
 
-// await waits until the text has a match that begins at or after from, and returns
-// where the match ends.
+// await waits until the text has a match that begins at or after the offset
+// from, and returns the offset at which the match ends.
 func (w *watch) await(t *testing.T, from int, pattern string) (end int) {
 	t.Helper()
 	re := regexp.MustCompile(pattern)
 	deadline := time.After(patience)
 	for {
 		w.mu.Lock()
-		text, news := w.text, w.news
+		text, more := w.text, w.more
 		w.mu.Unlock()
 		if at := re.FindStringIndex(text[from:]); at != nil {
 			return from + at[1]
 		}
 		select {
-		case <-news:
+		case <-more:
 		case <-deadline:
-			t.Fatalf("%q has not come: %q", pattern, text[from:])
+			t.Fatalf("no match for %q in %q", pattern, text[from:])
 		}
 	}
 }
 
-// A session is the program in a terminal.
+// A session is the program running in a terminal.
 type session struct {
 	cmd      *exec.Cmd
 	terminal *os.File
 	text     *watch
-	ended    chan struct{} // when all has been read
+	ended    chan struct{} // closed when all output has been read
 }
 
 func startInTerminal(t *testing.T, cmd *exec.Cmd, columns uint16) *session {
@@ -86,7 +86,7 @@ func startInTerminal(t *testing.T, cmd *exec.Cmd, columns uint16) *session {
 	s := &session{cmd, terminal, newWatch(), make(chan struct{})}
 	go func() {
 		defer close(s.ended)
-		io.Copy(s.text, terminal) // ends with an error when the program has
+		io.Copy(s.text, terminal) // returns an error when the program ends
 	}()
 	t.Cleanup(func() {
 		cmd.Process.Kill()
@@ -97,7 +97,7 @@ func startInTerminal(t *testing.T, cmd *exec.Cmd, columns uint16) *session {
 	return s
 }
 
-// wait waits for the end and returns the status.
+// wait waits for the end of the program and returns its exit status.
 func (s *session) wait() int {
 	s.cmd.Wait()
 	<-s.ended
@@ -106,9 +106,8 @@ func (s *session) wait() int {
 
 var colour = regexp.MustCompile("\x1b\\[[0-9;]*m")
 
-// show does with the text what a terminal does. It returns the lines that stand
-// there at the end, and those that were erased. What is longer than a line is not
-// wrapped.
+// show renders the text as a terminal does, except that it does not wrap lines.
+// It returns the lines visible at the end, and those that were erased.
 func show(t *testing.T, text string) (standing string, erased []string) {
 	t.Helper()
 	var all []string
@@ -135,8 +134,8 @@ func show(t *testing.T, text string) (standing string, erased []string) {
 	return strings.Join(append(all, line), "\n"), erased
 }
 
-// TestProgress leads a run through all that can become of a node, and waits each
-// time for the line that has it.
+// TestProgress leads a run through every state of a node. After each change it
+// waits for the progress line that shows it.
 func TestProgress(t *testing.T) {
 	t.Parallel()
 	for columns, layout := range map[uint16]string{
@@ -184,19 +183,19 @@ func TestProgress(t *testing.T) {
 				select {
 				case steps[node] <- step{node, output, end}:
 				case <-time.After(patience):
-					t.Fatalf("%s does not run", node)
+					t.Fatalf("%s does not take the next step", node)
 				}
 			}
 			end := func(*exectest.Job) {}
 			progress(0, 3, 0, 1) // web-5 does not exist
 			say("web-1", "first\n", nil)
 			seen = s.text.await(t, seen, "first")
-			progress(0, 3, 0, 1) // it is there again
+			progress(0, 3, 0, 1) // the output has erased the line; it must come back
 			say("web-1", "", end)
 			progress(1, 2, 0, 1)
 			say("web-2", "bad", end)
 			progress(2, 1, 1, 1)
-			progress(2, 1, 1, 2) // web-4 is silent
+			progress(2, 1, 1, 2) // web-4 does not respond
 			say("web-3", "", (*exectest.Job).Die)
 			if status := s.wait(); status != 3 {
 				t.Errorf("status %d", status)
@@ -214,7 +213,7 @@ func TestProgress(t *testing.T) {
 2 / 3 node(s) completed / acknowledged
 `
 			if standing = regexp.MustCompile(`for [0-9.]+m?s`).ReplaceAllString(standing, "for TIME"); standing != want {
-				t.Errorf("in the end there stands\n%s", standing)
+				t.Errorf("the terminal shows at the end\n%s", standing)
 			}
 			line := regexp.MustCompile("^" + strings.NewReplacer("%d", `\d+`, "total 5", `total \d`, "of 5", `of \d`, "/5", `/\d`).Replace(layout) + "$")
 			for _, text := range erased {
@@ -227,15 +226,15 @@ func TestProgress(t *testing.T) {
 			}
 			for _, code := range []string{"\x1b[32m==> web-1: finished", "\x1b[31m==> web-2: finished", "\x1b[33m==> web-3: lost"} {
 				if !strings.Contains(s.text.String(), code) {
-					t.Errorf("no colour: %q", code)
+					t.Errorf("the output lacks the colour of %q", code)
 				}
 			}
 		})
 	}
 }
 
-// TestPlainTerminal wants no colours and no progress with NO_COLOR, nor where only
-// one of the outputs is the terminal.
+// TestPlainTerminal wants neither colours nor progress with NO_COLOR or
+// TERM=dumb, or if only one of the outputs is the terminal.
 func TestPlainTerminal(t *testing.T) {
 	t.Parallel()
 	for name, set := range map[string]func(cmd *exec.Cmd, elsewhere io.Writer){
@@ -261,7 +260,7 @@ func TestPlainTerminal(t *testing.T) {
 	}
 }
 
-// TestCloseScreen wants no progress line to stay behind.
+// TestCloseScreen checks that close erases the progress line.
 func TestCloseScreen(t *testing.T) {
 	var stderr strings.Builder
 	s := &screen{stderr: &stderr, shown: "done 1", stop: make(chan struct{}), stopped: make(chan struct{})}
@@ -277,7 +276,7 @@ func forever(name string) exectest.Option {
 	return exectest.Node(name, exectest.Run(exectest.NeverExit))
 }
 
-// TestInterrupt ends a run by each signal and, in a terminal, by the key.
+// TestInterrupt ends a run by each signal and, in a terminal, by Ctrl-C.
 func TestInterrupt(t *testing.T) {
 	t.Parallel()
 	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
@@ -292,7 +291,7 @@ func TestInterrupt(t *testing.T) {
 		stdout.await(t, 0, "db: finished")
 		cmd.Process.Signal(signal)
 		cmd.Wait()
-		checkLines(t, "stderr", stderr.String(), "ending the run; again to leave at once\n"+
+		checkLines(t, "stderr", stderr.String(), "ending the run; interrupt again to exit at once\n"+
 			"consulexec: context canceled: "+signal.String()+"\n==> web-[1-2]: still running\n")
 		if status := cmd.ProcessState.ExitCode(); status != 1 || !strings.Contains(stdout.String(), "\n1 / 3 node(s) completed / acknowledged\n") {
 			t.Errorf("status %d, stdout %s", status, stdout)
@@ -307,11 +306,11 @@ func TestInterrupt(t *testing.T) {
 		t.Errorf("status %d", status)
 	}
 	if standing, _ := show(t, s.text.String()); !strings.Contains(standing, "\n==> web-1 (1): still running\n") {
-		t.Errorf("in the end there stands\n%s", standing)
+		t.Errorf("the terminal shows at the end\n%s", standing)
 	}
 }
 
-// TestInterruptTwice has Consul hang, so that the run can't end cleanly.
+// TestInterruptTwice makes Consul hang, so that the run can't end cleanly.
 func TestInterruptTwice(t *testing.T) {
 	t.Parallel()
 	srv := exectest.NewServer(forever("a"))
@@ -321,18 +320,18 @@ func TestInterruptTwice(t *testing.T) {
 	s.text.await(t, 0, "running 1")
 	srv.Fault(exectest.Fault{Match: exectest.Path("PUT", "/v1/session/destroy/"), Do: exectest.Hang})
 	s.cmd.Process.Signal(os.Interrupt)
-	seen := s.text.await(t, 0, "again to leave at once\r\n")
+	seen := s.text.await(t, 0, "again to exit at once\r\n")
 	s.text.await(t, seen, "running 1")
 	s.cmd.Process.Signal(os.Interrupt)
 	status := s.wait()
 	standing, _ := show(t, s.text.String())
-	if status != 1 || !strings.HasSuffix(standing, "again to leave at once\n") || len(srv.Sessions()) == 0 {
-		t.Errorf("status %d, in the end there stands\n%s", status, standing)
+	if status != 1 || !strings.HasSuffix(standing, "again to exit at once\n") || len(srv.Sessions()) == 0 {
+		t.Errorf("status %d, the terminal shows at the end\n%s", status, standing)
 	}
 }
 
-// TestStuck has nobody read the output: the second signal has to end the program
-// all the same.
+// TestStuck does not read the output of the program. The second signal must end
+// the program all the same.
 func TestStuck(t *testing.T) {
 	t.Parallel()
 	srv := exectest.NewServer(answer("a", strings.Repeat("x", 1<<20), 0))
@@ -348,7 +347,7 @@ func TestStuck(t *testing.T) {
 		t.Fatal(err)
 	}
 	writer.Close()
-	if _, err := reader.Read(make([]byte, 1)); err != nil { // it prints
+	if _, err := reader.Read(make([]byte, 1)); err != nil { // the program has begun to print
 		t.Fatal(err)
 	}
 	ended := make(chan struct{})
@@ -359,7 +358,7 @@ func TestStuck(t *testing.T) {
 	ticker := time.NewTicker(100 * time.Millisecond)
 	defer ticker.Stop()
 	deadline := time.After(patience)
-	for range 2 { // two that come at once may be one
+	for range 2 { // two signals in quick succession may be delivered as one
 		select {
 		case <-ended:
 		case <-ticker.C:
@@ -371,14 +370,15 @@ func TestStuck(t *testing.T) {
 	case <-deadline:
 		cmd.Process.Kill()
 		<-ended
-		t.Fatal("goes on")
+		t.Fatal("the program did not end")
 	}
 	if status := cmd.ProcessState.ExitCode(); status != 1 {
 		t.Errorf("status %d", status)
 	}
 }
 
-// TestReaderGone closes the pipe that the output goes to.
+// TestReaderGone closes the pipe that the output goes to. That must end the
+// run.
 func TestReaderGone(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t, exectest.Node("a", exectest.Run(func(ctx context.Context, j *exectest.Job) int {
@@ -405,7 +405,7 @@ func TestReaderGone(t *testing.T) {
 	}
 }
 
-// TestKill ends real commands: by -kill, and by -timeout.
+// TestKill ends real commands, by -kill and by -timeout.
 func TestKill(t *testing.T) {
 	t.Parallel()
 	for _, kill := range []bool{true, false} {
@@ -430,7 +430,7 @@ func TestKill(t *testing.T) {
 		if status := cmd.ProcessState.ExitCode(); lives == kill || status != 1 || !strings.HasSuffix(stderr.String(), want) {
 			t.Errorf("-kill=%v: the command lives: %v, status %d, stderr %q", kill, lives, status, stderr)
 		}
-		if n := strings.Count(stdout.String(), "Created remote execution session"); n != 1 { // and not for what ends it
+		if n := strings.Count(stdout.String(), "Created remote execution session"); n != 1 { // -verbose must not show the run that kills the command
 			t.Errorf("%d sessions in %s", n, stdout)
 		}
 	}

@@ -12,19 +12,19 @@ import (
 	"testing"
 )
 
-// browserNames are what Chromium is called, where it is on the PATH; the smallest
-// first, which has no window.
+// browserNames are the names and paths of Chromium and Chrome. Those without a
+// window come first, as they are the smallest.
 var browserNames = []string{
 	"chromium-headless-shell", "chrome-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable",
 	"/Applications/Google Chrome.app/Contents/MacOS/Google Chrome", "/Applications/Chromium.app/Contents/MacOS/Chromium",
 }
 
-// findBrowser returns the path of $CHROMIUM, which .ci/run sets, or of a Chromium
-// that is installed. Without one it skips the test.
+// findBrowser returns the path in $CHROMIUM, which .ci/run sets, or else the
+// path of an installed Chromium. If there is none, it skips the test.
 func findBrowser(t *testing.T) string {
 	t.Helper()
 	if runtime.GOOS == "windows" {
-		t.Skip("os/exec gives no pipes to a process there")
+		t.Skip("os/exec can't pass pipes to a process on Windows")
 	}
 	if path := os.Getenv("CHROMIUM"); path != "" {
 		return path
@@ -34,19 +34,20 @@ func findBrowser(t *testing.T) string {
 			return path
 		}
 	}
-	t.Skip("there is no Chromium: CHROMIUM, or one on the PATH")
+	t.Skip("no Chromium on the PATH, and CHROMIUM is not set")
 	return ""
 }
 
-// A browser is a headless Chromium with one page, driven by the DevTools protocol
-// over a pair of pipes: JSON, with a zero byte after each message.
+// A browser is a headless Chromium with one page. The test drives it by the
+// DevTools protocol over two pipes: JSON messages, each followed by a zero
+// byte.
 type browser struct {
 	t       *testing.T
 	in      *os.File
 	out     *bufio.Reader
 	session string // of the page
 	calls   int
-	events  []devtoolsMessage // that the page has sent so far
+	events  []devtoolsMessage // those that the page has sent so far
 }
 
 // A devtoolsMessage is the answer to a call, or an event.
@@ -60,7 +61,7 @@ type devtoolsMessage struct {
 	Params json.RawMessage `json:"params"`
 }
 
-// startBrowser starts a browser, which ends with the test.
+// startBrowser starts a browser that ends with the test.
 func startBrowser(t *testing.T) *browser {
 	t.Helper()
 	path := findBrowser(t)
@@ -72,12 +73,13 @@ func startBrowser(t *testing.T) *browser {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The sandbox needs rights that root and containers lack; the page is our own.
+	// Chromium's sandbox does not work as root or in many containers. The page
+	// is ours, so it is safe to do without.
 	command := exec.Command(path, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
 		"--no-first-run", "--disable-background-networking", "--remote-debugging-pipe", "--user-data-dir="+t.TempDir())
 	var log bytes.Buffer
-	command.Stderr = &log                                  // of all its processes: Wait waits for the last of them
-	command.ExtraFiles = []*os.File{browserIn, browserOut} // its files 3 and 4
+	command.Stderr = &log                                  // shared by all its processes: Wait waits for the last one
+	command.ExtraFiles = []*os.File{browserIn, browserOut} // file descriptors 3 and 4
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +87,7 @@ func startBrowser(t *testing.T) *browser {
 	browserOut.Close()
 	b := &browser{t: t, in: in, out: bufio.NewReader(out)}
 	t.Cleanup(func() {
-		in.Close() // it ends with that, as it does when this process dies
+		in.Close() // ends the browser, as does the death of this process
 		io.Copy(io.Discard, b.out)
 		out.Close()
 		if err := command.Wait(); err != nil {
@@ -102,7 +104,7 @@ func startBrowser(t *testing.T) *browser {
 	return b
 }
 
-// call calls a method, and takes its result.
+// call calls a method and decodes its result into result, if that is not nil.
 func (b *browser) call(method string, params map[string]any, result any) {
 	b.t.Helper()
 	b.calls++
@@ -146,7 +148,8 @@ func (b *browser) call(method string, params map[string]any, result any) {
 	}
 }
 
-// eval runs JavaScript in the page and takes its value, after awaiting it.
+// eval evaluates JavaScript in the page, awaits the result and decodes it into
+// value, if that is not nil.
 func (b *browser) eval(expression string, value any) {
 	b.t.Helper()
 	var answer struct {
@@ -164,8 +167,8 @@ func (b *browser) eval(expression string, value any) {
 	}
 }
 
-// wait waits until a condition in JavaScript holds. After a minute it fails the test
-// and shows the page's text.
+// wait waits until a JavaScript condition holds. After a minute it fails the
+// test and shows the page's text.
 func (b *browser) wait(condition string) {
 	b.t.Helper()
 	var text string
@@ -179,11 +182,11 @@ func (b *browser) wait(condition string) {
 		check();
 	})`, condition), &text)
 	if text != "" {
-		b.t.Fatalf("%s does not come true; %s", condition, text)
+		b.t.Fatalf("still false after a minute: %s; %s", condition, text)
 	}
 }
 
-// open goes to an address and waits until the page is there.
+// open opens an address and waits until the page has loaded.
 func (b *browser) open(url string) {
 	b.t.Helper()
 	var answer struct{ ErrorText string }
@@ -194,13 +197,13 @@ func (b *browser) open(url string) {
 	b.eval(`new Promise((resolve) => document.readyState === "complete" ? resolve() : addEventListener("load", () => resolve()))`, nil)
 }
 
-// write types a text, where the focus is.
+// write types a text into the focused element.
 func (b *browser) write(text string) {
 	b.t.Helper()
 	b.call("Input.insertText", map[string]any{"text": text}, nil)
 }
 
-// press presses a key, which writes text.
+// press presses a key that types text.
 func (b *browser) press(key string, code int, text string) {
 	b.t.Helper()
 	for _, kind := range []string{"keyDown", "keyUp"} {

@@ -11,12 +11,13 @@ import (
 	"github.com/consulexec/consulexec/exectest"
 )
 
-// row is a JavaScript expression for the cells of a node's row, as an array of texts.
+// row returns a JavaScript expression for the cells of a node's row, as an
+// array of texts.
 func row(node string) string {
 	return fmt.Sprintf(`[...document.querySelectorAll("tbody tr")].map((row) => [...row.cells].map((cell) => cell.textContent)).find((cells) => cells[0] === %q)`, node)
 }
 
-// hasRow is a condition: that a node's row says so.
+// hasRow returns a condition: a node's row has exactly these texts.
 func hasRow(node, state, code, output string) string {
 	want, _ := json.Marshal([]string{node, state, code, output})
 	return fmt.Sprintf(`JSON.stringify(%s) === JSON.stringify(%s)`, row(node), want)
@@ -28,11 +29,11 @@ func text(id, part string) string {
 
 func focus(id string) string { return fmt.Sprintf(`document.activeElement.id === %q`, id) }
 
-// checkPage looks for what a page may not do, whatever else it does: load from
-// elsewhere, break its policy, or fail.
+// checkPage fails the test if the page loaded something from elsewhere,
+// violated its policy, or threw an exception.
 func (b *browser) checkPage(base string) {
 	b.t.Helper()
-	b.eval("0", nil) // what it has done until now is among the events
+	b.eval("0", nil) // b.events now has everything that the page has done so far
 	requests := 0
 	for _, m := range b.events {
 		switch m.Method {
@@ -42,7 +43,7 @@ func (b *browser) checkPage(base string) {
 				b.t.Fatal(err)
 			}
 			if requests++; !strings.HasPrefix(p.Request.URL, base+"/") {
-				b.t.Errorf("loads %s", p.Request.URL)
+				b.t.Errorf("the page loads %s", p.Request.URL)
 			}
 		case "Runtime.exceptionThrown":
 			b.t.Errorf("%s: %s", m.Method, m.Params)
@@ -53,19 +54,19 @@ func (b *browser) checkPage(base string) {
 			if err := json.Unmarshal(m.Params, &p); err != nil {
 				b.t.Fatal(err)
 			}
-			if p.Entry.Level == "error" && p.Entry.Source != "network" { // a status of 400 is one
+			if p.Entry.Level == "error" && p.Entry.Source != "network" { // the network logs a status of 400 as an error
 				b.t.Errorf("%s: %s", p.Entry.Source, p.Entry.Text)
 			}
 		}
 	}
 	if requests == 0 {
-		b.t.Error("no request was seen")
+		b.t.Error("the browser has reported no request")
 	}
 }
 
 const hostile = `<img src=x onerror="document.title='taken'"><b>&amp;</b>`
 
-// TestPage uses the page as a person with a keyboard does.
+// TestPage uses the page with the keyboard only.
 func TestPage(t *testing.T) {
 	b := startBrowser(t)
 	goOn := make(chan struct{})
@@ -94,7 +95,7 @@ func TestPage(t *testing.T) {
 	b.wait(focus("command"))
 	b.write("the command")
 	b.tab()
-	b.write("web-(") // no regular expression
+	b.write("web-(") // not a regular expression
 	b.enter()
 	b.wait(text("error", `WithNode("web-("): error parsing regexp`))
 	b.eval(`document.getElementById("node").select()`, nil)
@@ -103,7 +104,7 @@ func TestPage(t *testing.T) {
 	b.write("web-1, web-2 web-3 db-1")
 	b.enter()
 
-	// Live: two still run.
+	// While two nodes still run the command:
 	b.wait(hasRow("web-1", "running", "", hostile))
 	b.wait(hasRow("web-2", "exited", "3", "failed\n"))
 	b.wait(hasRow("web-3", "running", "", ""))
@@ -121,7 +122,7 @@ func TestPage(t *testing.T) {
 	b.wait(text("status", "Ended. node web-2: exit status 3"))
 	b.wait(`document.getElementById("stop").disabled`)
 
-	// A reload shows it again, from the service's memory.
+	// A reload shows the run again, from the service's memory.
 	var address string
 	b.eval("location.href", &address)
 	b.open("about:blank")
@@ -133,12 +134,12 @@ func TestPage(t *testing.T) {
 	var title string
 	b.eval("document.title", &title)
 	if strings.Contains(title, "taken") {
-		t.Error("output is taken for HTML")
+		t.Error("the page treats output as HTML")
 	}
 	b.checkPage(s.web.URL)
 
 	b.open(s.web.URL + "/#nobody")
-	b.wait(text("error", "does not have this run"))
+	b.wait(text("error", "no longer has this run"))
 }
 
 // TestPageStop stops a run.
@@ -158,8 +159,8 @@ func TestPageStop(t *testing.T) {
 	s.checkClean(t)
 }
 
-// TestPageReconnects has a service that goes away and comes back: the page goes on
-// where it was, and does not show output twice.
+// TestPageReconnects cuts the connections of the page. It must reconnect, miss
+// no event, and not show output twice.
 func TestPageReconnects(t *testing.T) {
 	b := startBrowser(t)
 	goOn := make(chan struct{})
@@ -179,13 +180,13 @@ func TestPageReconnects(t *testing.T) {
 	b.wait(hasRow("a", "running", "", "before,"))
 	s.web.CloseClientConnections()
 	close(goOn)
-	b.wait(text("error", "Trying again"))
+	b.wait(text("error", "Reconnecting"))
 	b.wait(hasRow("a", "exited", "0", "before,after"))
-	b.wait(text("status", "Ended. Every node exited with 0.") + ` && document.getElementById("error").textContent === ""`)
+	b.wait(text("status", "Ended. The exit code of every node is 0.") + ` && document.getElementById("error").textContent === ""`)
 }
 
-// TestPageAccessible looks at what can be computed: names of controls, colours in
-// both schemes, and that nothing is too wide on a small screen.
+// TestPageAccessible checks what can be computed: the names of controls, the
+// contrast in both colour schemes, and the width on a small screen.
 func TestPageAccessible(t *testing.T) {
 	b := startBrowser(t)
 	s := start(t, exectest.Node("good-node", exectest.Run(exectest.Answer(strings.Repeat("long", 200), 0))), exectest.Node("bad-node", exectest.Run(exectest.Answer("bad", 1))))
@@ -239,13 +240,13 @@ func TestPageAccessible(t *testing.T) {
 	var widths []int
 	b.eval("[document.documentElement.scrollWidth, innerWidth]", &widths)
 	if widths[0] > 360 {
-		t.Errorf("%d wide on a screen of 360", widths[0])
+		t.Errorf("the page is %d wide on a screen of 360", widths[0])
 	}
 	b.checkPage(s.web.URL)
 }
 
-// contrast is an expression for the contrast of an element's text, as WCAG 2
-// defines it, with the page's background.
+// contrast returns an expression for the contrast between an element's text and
+// the page's background, as WCAG 2 defines it.
 func contrast(selector string) string {
 	return fmt.Sprintf(`(() => {
 		const canvas = document.createElement("canvas").getContext("2d");
@@ -255,7 +256,7 @@ func contrast(selector string) string {
 			return .2126 * r + .7152 * g + .0722 * b;
 		};
 		const probe = document.body.appendChild(document.createElement("i"));
-		probe.style.color = "Canvas"; // by the DOM, which the policy lets a script do
+		probe.style.color = "Canvas"; // the policy allows styles set through the DOM
 		const background = getComputedStyle(probe).color;
 		probe.remove();
 		const [dark, light] = [getComputedStyle(document.querySelector(%q)).color, background].map(luminance).sort((a, b) => a - b);

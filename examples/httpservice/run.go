@@ -12,22 +12,24 @@ import (
 )
 
 const (
-	// maxOutput is how many bytes of output are kept of a run, as JSON and with what
-	// it takes to keep them: the last ones, of all its nodes together.
+	// maxOutput is how many bytes of output a run keeps: the last ones, of all
+	// its nodes together, encoded as JSON and including messageCost.
 	maxOutput = 1 << 20
 
-	// messageCost is about what a message takes beside its data.
+	// messageCost is roughly the memory that a message takes besides its data.
 	messageCost = 64
 
-	// maxBatch is how many bytes a reader is given at once, and a message more.
+	// maxBatch limits the bytes that a reader gets at once. The last message of
+	// a batch may exceed it.
 	maxBatch = 64 << 10
 )
 
-// An event is what a message says, in JSON.
+// An event is the content of a message, in JSON.
 type event struct {
-	// Type is "start", "submit", "ack", "output", "exit", "lost", "no response",
-	// "running", "killed" and "skipped" for nodes that were left so, "cut" where output is
-	// missing, and "end", the last.
+	// Type is "start", "submit", "ack", "output", "exit", "lost", "no response"
+	// or "end", which is the last. At the end of the run, "running", "killed"
+	// and "skipped" give the final state of a node. "cut" stands for missing
+	// output.
 	Type string    `json:"type"`
 	Time time.Time `json:"time,omitzero"`
 	Node string    `json:"node,omitempty"`
@@ -35,49 +37,49 @@ type event struct {
 	Order    *order `json:"order,omitempty"`    // of start
 	Output   string `json:"output,omitempty"`   // of output, in whole characters
 	ExitCode *int   `json:"exitCode,omitempty"` // of exit
-	Bytes    int64  `json:"bytes,omitempty"`    // of cut: how many are gone
-	Error    string `json:"error,omitempty"`    // of lost; of end, where the run or a node failed
+	Bytes    int64  `json:"bytes,omitempty"`    // of cut: how many were dropped
+	Error    string `json:"error,omitempty"`    // of lost; of end, if the run or a node failed
 }
 
-// A message is an event as it is sent. IDs count from 1, in the order of events.
+// A message is an encoded event. IDs count from 1, in the order of events.
 type message struct {
 	id   int
 	data []byte
 }
 
-// A run is one that is under way, or has ended and can still be looked at. It
-// keeps what happened for readers who come late, and never waits for one.
+// A run is under way, or has ended and can still be read. It keeps its events
+// for late readers, and never waits for a reader.
 type run struct {
 	id     string
 	exec   *consulexec.Exec
 	cancel context.CancelFunc
 
-	done  chan struct{} // closed when the two below are final
+	done  chan struct{} // closed when err and ended are final
 	err   error
 	ended time.Time
 
-	mu      sync.Mutex    // guards what follows
-	more    chan struct{} // closed at the next message
-	ids     int
-	last    int       // the ID of the end, 0 before
-	states  []message // what happened to nodes: a few for each
-	outputs []message // what they wrote, as far as it is kept
-	size    int       // of outputs
-	gone    int64     // bytes of output that are not kept any more
-	goneID  int       // the last message of them
+	mu        sync.Mutex    // guards the fields below
+	more      chan struct{} // closed at the next message
+	ids       int           // the last ID
+	last      int           // the ID of the end, or 0 before it
+	states    []message     // all events but output: a few for each node
+	outputs   []message     // the output that is kept
+	size      int           // of outputs, including messageCost
+	dropped   int64         // bytes of output that are no longer kept
+	droppedID int           // the ID of the last dropped message
 }
 
 func newRun(e *consulexec.Exec) *run {
 	return &run{id: e.ID(), exec: e, done: make(chan struct{}), more: make(chan struct{})}
 }
 
-// follow runs the command and takes down what happens.
+// follow runs the command and records the events.
 func (r *run) follow(ctx context.Context, o order) {
 	r.add(event{Type: "start", Order: &o})
-	parts := map[string][]byte{} // the beginning of a character at the end of a node's output
+	parts := map[string][]byte{} // by node: the first bytes of a character whose rest is yet to arrive
 	for e, err := range r.exec.Events(ctx) {
 		if err != nil {
-			break // Wait has it too
+			break // Wait returns the error too
 		}
 		out := event{Type: e.Type.String(), Node: e.Node}
 		switch e.Type {
@@ -115,7 +117,7 @@ func (r *run) follow(ctx context.Context, o order) {
 	close(r.done)
 }
 
-// cutCharacter cuts off a character that is not complete.
+// cutCharacter cuts off an incomplete character at the end of the output.
 func cutCharacter(output []byte) (whole, part []byte) {
 	for i := len(output) - 1; i >= max(0, len(output)-utf8.UTFMax); i-- {
 		if utf8.RuneStart(output[i]) {
@@ -134,13 +136,13 @@ func (r *run) addOutput(node string, output []byte) {
 	}
 }
 
-// add takes an event down, for every reader. Where that is too much output, the
-// first of it goes.
+// add records an event for every reader. If the output exceeds maxOutput, it
+// drops the oldest.
 func (r *run) add(e event) {
 	e.Time = time.Now()
 	data, err := json.Marshal(e)
 	if err != nil {
-		panic(err) // none of the types can fail
+		panic(err) // every field of an event can be encoded
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -153,8 +155,8 @@ func (r *run) add(e event) {
 		r.size += len(data) + messageCost
 		for r.size > maxOutput {
 			r.size -= len(r.outputs[0].data) + messageCost
-			r.gone += int64(len(r.outputs[0].data))
-			r.goneID = r.outputs[0].id
+			r.dropped += int64(len(r.outputs[0].data))
+			r.droppedID = r.outputs[0].id
 			r.outputs[0].data = nil
 			r.outputs = r.outputs[1:]
 		}
@@ -166,7 +168,7 @@ func (r *run) add(e event) {
 	r.more = make(chan struct{})
 }
 
-// over tells whether the run has ended.
+// over reports whether the run has ended.
 func (r *run) over() bool {
 	select {
 	case <-r.done:
@@ -176,21 +178,21 @@ func (r *run) over() bool {
 	}
 }
 
-// seenAll tells whether there will be nothing more for who has seen the message id.
+// seenAll reports whether no message will ever follow the one with this ID.
 func (r *run) seenAll(id int) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.last > 0 && id >= r.last
 }
 
-// after returns what came after the message id, or the first of it, in order;
-// where there is nothing, more is closed when there is. A cut, which has no ID,
-// comes before it where some of it is not kept any more.
+// after returns the messages after the one with this ID, in order, up to
+// maxBatch. If some of them were dropped, the batch begins with a cut, which
+// has no ID. The channel more is closed at the next message.
 func (r *run) after(id int) (batch []message, more <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if id < r.goneID {
-		data, _ := json.Marshal(event{Type: "cut", Bytes: r.gone})
+	if id < r.droppedID {
+		data, _ := json.Marshal(event{Type: "cut", Bytes: r.dropped})
 		batch = append(batch, message{0, data})
 	}
 	states, outputs := newer(r.states, id), newer(r.outputs, id)
@@ -206,7 +208,7 @@ func (r *run) after(id int) (batch []message, more <-chan struct{}) {
 	return batch, r.more
 }
 
-// newer returns the messages after id.
+// newer returns the messages after the one with this ID.
 func newer(messages []message, id int) []message {
 	i, _ := slices.BinarySearchFunc(messages, id+1, func(m message, id int) int { return m.id - id })
 	return messages[i:]

@@ -24,43 +24,43 @@ import (
 	"github.com/consulexec/consulexec"
 )
 
-// What the service holds in memory at most: for each of maxRunning+maxEnded runs,
-// maxOutput of output and some 700 bytes for each node; and for each of maxStreams
-// readers, one batch of what it is being sent.
+// These limits bound the memory. Each of maxRunning+maxEnded runs holds up to
+// maxOutput bytes of output and some 700 bytes for each node. Each of
+// maxStreams readers holds one batch.
 const (
-	maxBody    = 64 << 10         // of a request,
-	bodyTime   = 10 * time.Second // and how long it may take
+	maxBody    = 64 << 10         // bytes of a request
+	bodyTime   = 10 * time.Second // for reading a request
 	maxRunning = 16               // runs at once
-	maxEnded   = 32               // runs that have ended and can still be looked at,
-	keepEnded  = 10 * time.Minute // for this long
+	maxEnded   = 32               // ended runs that can still be read
+	keepEnded  = 10 * time.Minute // for how long they can be read
 	maxStreams = 100              // readers of events at once
 
-	// heartbeat is how often a reader of events hears something. A proxy cuts a
-	// silent connection after a minute, or half.
+	// heartbeat is how long a reader of events waits for a sign of life. Many
+	// proxies cut a connection that is silent for 30 or 60 seconds.
 	heartbeat = 15 * time.Second
 
-	// writeTimeout is how long a reader may take to read a batch. One that is cut off
-	// comes back with Last-Event-ID.
+	// writeTimeout is how long a reader may take to read a batch. A reader that
+	// was cut off reconnects with Last-Event-ID.
 	writeTimeout = 30 * time.Second
 )
 
-// policy lets the page load its own script and style sheet, talk to this server,
-// and nothing else; and no script turn text into HTML.
+// policy lets the page load its own script and style sheet and talk to this
+// server, and nothing else. It keeps scripts from turning text into HTML.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
 
 //go:embed page
 var page embed.FS
 
-// A server has the runs. Its methods may be called by several goroutines.
+// A server holds the runs. Its methods are safe for concurrent use.
 type server struct {
 	client  *api.Client
 	ctx     context.Context // ends all runs
 	cancel  context.CancelFunc
 	running sync.WaitGroup
-	streams chan struct{} // has an element for each reader
+	streams chan struct{} // holds an element for each reader
 
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards the fields below
 	runs   map[string]*run
 	closed bool
 }
@@ -71,8 +71,8 @@ func newServer(client *api.Client) *server {
 	return s
 }
 
-// close ends all runs, waits until they have left nothing behind, and lets no other
-// begin.
+// close ends all runs and waits until they have cleaned up. No run can start
+// after it.
 func (s *server) close() {
 	s.mu.Lock()
 	s.closed = true
@@ -84,7 +84,7 @@ func (s *server) close() {
 func (s *server) handler() http.Handler {
 	files, err := fs.Sub(page, "page")
 	if err != nil {
-		panic(err) // it is in this program
+		panic(err) // the folder is embedded in this program
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /", http.FileServerFS(files))
@@ -94,13 +94,14 @@ func (s *server) handler() http.Handler {
 	return guard(mux)
 }
 
-// guard refuses what the web page of somebody else has a browser send: a POST or
-// DELETE from another origin; and anything at all under another name than this
-// machine's, which is how such a page passes for ours (DNS rebinding).
+// guard refuses requests that a foreign web page makes a browser send: a POST
+// or DELETE from another origin, and any request for a host that is not
+// loopback. With DNS rebinding, a foreign page reaches this service under its
+// own host name, so that its requests count as same-origin.
 func guard(next http.Handler) http.Handler {
 	sameOrigin := http.NewCrossOriginProtection()
 	sameOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		fail(w, http.StatusForbidden, errors.New("cross-site requests are refused"))
+		writeError(w, http.StatusForbidden, errors.New("cross-site requests are refused"))
 	}))
 	next = sameOrigin.Handler(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -111,34 +112,35 @@ func guard(next http.Handler) http.Handler {
 		header.Set("Referrer-Policy", "no-referrer")
 		header.Set("Cache-Control", "no-store")
 		if !loopback(r.Host) {
-			fail(w, http.StatusForbidden, fmt.Errorf("host %q is not this machine's loopback", r.Host))
+			writeError(w, http.StatusForbidden, fmt.Errorf("host %q is not this machine's loopback", r.Host))
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
 }
 
-// loopback tells whether the host of a request is a loopback address or localhost.
+// loopback reports whether the host of a request is a loopback address or
+// localhost.
 func loopback(host string) bool {
 	name, _, err := net.SplitHostPort(host)
 	if err != nil {
-		name = strings.Trim(host, "[]") // the port is HTTP's own
+		name = strings.Trim(host, "[]") // without a port
 	}
 	address, err := netip.ParseAddr(name)
 	return name == "localhost" || err == nil && address.IsLoopback()
 }
 
-// An order is what a run is to do.
+// An order says what to run, and on which nodes.
 type order struct {
 	Command string   `json:"command"`
-	Node    string   `json:"node"`  // a regular expression, or empty
-	Nodes   []string `json:"nodes"` // or none
+	Node    string   `json:"node"`  // a regular expression for names; empty matches all
+	Nodes   []string `json:"nodes"` // names; empty for all nodes
 }
 
-// start begins a run.
+// start starts a run.
 func (s *server) start(w http.ResponseWriter, req *http.Request) {
 	if kind, _, err := mime.ParseMediaType(req.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		fail(w, http.StatusUnsupportedMediaType, errors.New("the Content-Type has to be application/json"))
+		writeError(w, http.StatusUnsupportedMediaType, errors.New("the Content-Type must be application/json"))
 		return
 	}
 	http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime))
@@ -147,13 +149,13 @@ func (s *server) start(w http.ResponseWriter, req *http.Request) {
 	decoder.DisallowUnknownFields()
 	err := decoder.Decode(&o)
 	if err == nil && decoder.Decode(new(any)) != io.EOF {
-		err = errors.New("there is more than one JSON value")
+		err = errors.New("the request has more than one JSON value")
 	}
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		fail(w, http.StatusRequestEntityTooLarge, err)
+		writeError(w, http.StatusRequestEntityTooLarge, err)
 		return
 	} else if err != nil {
-		fail(w, http.StatusBadRequest, fmt.Errorf("read the request: %w", err))
+		writeError(w, http.StatusBadRequest, fmt.Errorf("read the request: %w", err))
 		return
 	}
 	options := []consulexec.Option{consulexec.WithClient(s.client), consulexec.WithKillOnCancel()}
@@ -165,17 +167,22 @@ func (s *server) start(w http.ResponseWriter, req *http.Request) {
 	}
 	e, err := consulexec.New(o.Command, options...)
 	if err != nil {
-		fail(w, http.StatusBadRequest, err)
+		writeError(w, http.StatusBadRequest, err)
+		return
+	}
+	if err := checkConsul(req.Context(), s.client); err != nil {
+		w.Header().Set("Retry-After", "10")
+		writeError(w, http.StatusServiceUnavailable, fmt.Errorf("no usable Consul agent: %w", err))
 		return
 	}
 	r, err := s.add(e, o)
 	if err != nil {
 		w.Header().Set("Retry-After", "10")
-		fail(w, http.StatusServiceUnavailable, err)
+		writeError(w, http.StatusServiceUnavailable, err)
 		return
 	}
 	w.Header().Set("Location", "/runs/"+r.id)
-	answer(w, http.StatusCreated, map[string]string{"id": r.id, "events": "/runs/" + r.id + "/events"})
+	writeJSON(w, http.StatusCreated, map[string]string{"id": r.id, "events": "/runs/" + r.id + "/events"})
 }
 
 // add starts a run, unless there are too many.
@@ -192,7 +199,7 @@ func (s *server) add(e *consulexec.Exec, o order) (*run, error) {
 	case s.closed:
 		return nil, errors.New("the service is shutting down")
 	case running >= maxRunning:
-		return nil, fmt.Errorf("%d runs are under way already", running)
+		return nil, fmt.Errorf("too many runs: %d are under way", running)
 	}
 	r := newRun(e)
 	s.runs[r.id] = r
@@ -206,9 +213,10 @@ func (s *server) add(e *consulexec.Exec, o order) (*run, error) {
 	return r, nil
 }
 
-// retire sees to it that runs that have ended are forgotten, by and by.
+// retire removes an ended run after keepEnded, and the oldest ended runs at
+// once if there are more than maxEnded.
 func (s *server) retire(r *run) {
-	time.AfterFunc(keepEnded, func() { s.forget(r) })
+	time.AfterFunc(keepEnded, func() { s.remove(r) })
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var ended []*run
@@ -223,24 +231,25 @@ func (s *server) retire(r *run) {
 	}
 }
 
-func (s *server) forget(r *run) {
+func (s *server) remove(r *run) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.runs, r.id)
 }
 
-// find returns the run that a request is about, or answers that there is none.
+// find returns the run that the path names. If there is none, it answers the
+// request and returns nil.
 func (s *server) find(w http.ResponseWriter, req *http.Request) *run {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := s.runs[req.PathValue("id")]
 	if r == nil {
-		fail(w, http.StatusNotFound, errors.New("there is no such run, or not any more"))
+		writeError(w, http.StatusNotFound, errors.New("there is no such run, or it ended too long ago"))
 	}
 	return r
 }
 
-// stop ends a run. It answers when session, keys and commands are gone.
+// stop ends a run. It answers when the session, keys and commands are gone.
 func (s *server) stop(w http.ResponseWriter, req *http.Request) {
 	r := s.find(w, req)
 	if r == nil {
@@ -253,14 +262,14 @@ func (s *server) stop(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	if left := (*consulexec.NodeError)(nil); errors.As(r.err, &left) {
-		fail(w, http.StatusInternalServerError, r.err) // it may still run there
+		writeError(w, http.StatusInternalServerError, r.err) // the command may still run on that node
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// events sends what happens in a run, from its start or from what the reader has
-// seen already, until its end.
+// events sends the events of a run until its end. It begins after the event
+// that the reader has seen last, or at the start.
 func (s *server) events(w http.ResponseWriter, req *http.Request) {
 	r := s.find(w, req)
 	if r == nil {
@@ -270,12 +279,12 @@ func (s *server) events(w http.ResponseWriter, req *http.Request) {
 	case s.streams <- struct{}{}:
 		defer func() { <-s.streams }()
 	default:
-		fail(w, http.StatusServiceUnavailable, fmt.Errorf("%d readers are connected already", maxStreams))
+		writeError(w, http.StatusServiceUnavailable, fmt.Errorf("too many readers: %d are connected", maxStreams))
 		return
 	}
-	seen, _ := strconv.Atoi(cmp.Or(req.Header.Get("Last-Event-ID"), "0")) // one that is not ours counts as none
+	seen, _ := strconv.Atoi(cmp.Or(req.Header.Get("Last-Event-ID"), "0")) // an ID that is no number counts as 0
 	if r.seenAll(seen) {
-		w.WriteHeader(http.StatusNoContent) // tells an EventSource not to come back
+		w.WriteHeader(http.StatusNoContent) // makes an EventSource stop reconnecting
 		return
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
@@ -311,13 +320,13 @@ func (s *server) events(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
-// answer sends a value as JSON.
-func answer(w http.ResponseWriter, status int, value any) {
+// writeJSON answers with a value as JSON.
+func writeJSON(w http.ResponseWriter, status int, value any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	json.NewEncoder(w).Encode(value)
 }
 
-func fail(w http.ResponseWriter, status int, err error) {
-	answer(w, status, map[string]string{"error": err.Error()})
+func writeError(w http.ResponseWriter, status int, err error) {
+	writeJSON(w, status, map[string]string{"error": err.Error()})
 }

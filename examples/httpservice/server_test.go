@@ -2,10 +2,14 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -26,7 +30,7 @@ import (
 	"github.com/consulexec/consulexec/exectest"
 )
 
-// A service is one under test, on a cluster of exectest.
+// A service is a server under test, on a cluster of exectest.
 type service struct {
 	*server
 	cluster *exectest.Server
@@ -38,15 +42,15 @@ func start(t *testing.T, options ...exectest.Option) *service {
 	s := &service{cluster: exectest.NewServer(options...)}
 	s.server = newServer(s.cluster.Client())
 	s.web = httptest.NewServer(s.handler())
-	t.Cleanup(func() { // runs first, as the streams of their events end with them
-		s.close()
+	t.Cleanup(func() {
+		s.close() // first: web.Close waits for the streams of events
 		s.web.Close()
 		s.cluster.Close()
 	})
 	return s
 }
 
-// checkClean looks for what runs have left in Consul.
+// checkClean checks that the runs have left no key or session in Consul.
 func (s *service) checkClean(t *testing.T) {
 	t.Helper()
 	if keys, sessions := s.cluster.Keys(""), s.cluster.Sessions(); len(keys)+len(sessions) > 0 {
@@ -54,7 +58,7 @@ func (s *service) checkClean(t *testing.T) {
 	}
 }
 
-// request sends a request and returns status and body of the answer.
+// request sends a request and returns the status and body of the answer.
 func request(t *testing.T, method, url, body string, header ...string) (status int, text string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
@@ -101,7 +105,7 @@ type reader struct {
 	t       *testing.T
 	scanner *bufio.Scanner
 	id      int // of the last event
-	bytes   int // of all
+	bytes   int // read so far
 }
 
 func read(t *testing.T, run string, lastEventID string) *reader {
@@ -130,7 +134,7 @@ func newReader(t *testing.T, body io.Reader) *reader {
 	return &reader{t: t, scanner: scanner}
 }
 
-// next returns the next event, false at the end.
+// next returns the next event; ok is false at the end.
 func (r *reader) next() (e event, ok bool) {
 	r.t.Helper()
 	for r.scanner.Scan() {
@@ -139,7 +143,7 @@ func (r *reader) next() (e event, ok bool) {
 		if id, ok := strings.CutPrefix(line, "id: "); ok {
 			n, err := strconv.Atoi(id)
 			if err != nil || n <= r.id {
-				r.t.Errorf("ID %s after %d", id, r.id)
+				r.t.Errorf("event ID %s comes after %d", id, r.id)
 			}
 			r.id = n
 		} else if data, ok := strings.CutPrefix(line, "data: "); ok {
@@ -148,7 +152,7 @@ func (r *reader) next() (e event, ok bool) {
 			}
 			return e, true
 		} else if line != "" {
-			r.t.Errorf("line %q", line)
+			r.t.Errorf("unexpected line %q", line)
 		}
 	}
 	if err := r.scanner.Err(); err != nil {
@@ -157,7 +161,7 @@ func (r *reader) next() (e event, ok bool) {
 	return e, false
 }
 
-// all returns the events that are left, in short.
+// all returns the remaining events, each as one short text.
 func (r *reader) all() (list []string) {
 	r.t.Helper()
 	for {
@@ -209,20 +213,21 @@ func TestEvents(t *testing.T) {
 		t.Errorf("start: %+v", e.Order)
 	}
 	if again := read(t, run, "").all(); !slices.Equal(again, list) {
-		t.Errorf("a second reader gets %q, the first %q", again, list)
+		t.Errorf("a second reader gets %q, but the first got %q", again, list)
 	}
 	if rest := read(t, run, "5").all(); !slices.Equal(rest, list[5:]) {
-		t.Errorf("after event 5: %q of %q", rest, list)
+		t.Errorf("a reader that has seen 5 events of %q gets %q", list, rest)
 	}
 	for _, id := range []string{strconv.Itoa(len(list)), "9999"} {
 		if status, text := request(t, "GET", run+"/events", "", "Last-Event-ID", id); status != http.StatusNoContent || text != "" {
-			t.Errorf("after event %s: status %d, %q", id, status, text)
+			t.Errorf("a reader that has seen event %s: status %d, %q", id, status, text)
 		}
 	}
 	s.checkClean(t)
 }
 
-// TestLive has a node that goes on only when the reader has seen what it did.
+// TestLive has a node that waits after each line of output until the reader has
+// seen that line.
 func TestLive(t *testing.T) {
 	seen := make(chan struct{})
 	s := start(t, exectest.Node("a", exectest.Run(func(ctx context.Context, j *exectest.Job) int {
@@ -247,7 +252,7 @@ func TestLive(t *testing.T) {
 }
 
 func TestCharacters(t *testing.T) {
-	text := strings.Repeat("ä→😀", 2000) // which pieces of 4096 bytes cut at any place
+	text := strings.Repeat("ä→😀", 2000) // agents cut it every 4096 bytes, also within a character
 	s := start(t, exectest.Node("a", exectest.Run(exectest.Answer("x"+text, 0))), exectest.Node("b", exectest.Run(exectest.Answer("yes\xff\xe2\x82", 0))))
 	r := read(t, begin(t, s.web.URL, order{Command: "print"}), "")
 	output := map[string]string{}
@@ -259,18 +264,16 @@ func TestCharacters(t *testing.T) {
 		output[e.Node] += e.Output
 	}
 	if output["a"] != "x"+text {
-		t.Error("characters are torn")
+		t.Error("the output of a is cut within a character, or incomplete")
 	}
 	if !strings.HasPrefix(output["b"], "yes\uFFFD\uFFFD") {
-		t.Errorf("what is no character: %q", output["b"])
+		t.Errorf("bytes that are not UTF-8: %q", output["b"])
 	}
 }
 
-// TestStop ends a command that would run on.
+// TestStop ends a run whose command would go on.
 func TestStop(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		return // no /bin/sh
-	}
+	skipOnWindows(t)
 	s := start(t, exectest.Node("a"))
 	run := begin(t, s.web.URL, order{Command: "echo $$; exec sleep 1000"})
 	r := read(t, run, "")
@@ -282,7 +285,7 @@ func TestStop(t *testing.T) {
 		t.Errorf("status %d: %s", status, text)
 	}
 	if alive(pid) {
-		t.Error("the command runs on")
+		t.Error("the command still runs")
 	}
 	s.checkClean(t)
 	if e := r.until("killed"); e.Node != "a" {
@@ -292,12 +295,12 @@ func TestStop(t *testing.T) {
 		t.Errorf("end: %q", e.Error)
 	}
 	if status, text := request(t, "DELETE", run, ""); status != http.StatusNoContent {
-		t.Errorf("again: status %d: %s", status, text)
+		t.Errorf("second DELETE: status %d: %s", status, text)
 	}
 }
 
-// alive tells whether there is a process, other than one that has ended and is
-// about to be reaped.
+// alive reports whether a process runs. One that has ended, but was not reaped
+// yet, does not.
 func alive(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err == nil && strings.Contains(string(stat), ") Z ") {
@@ -307,7 +310,7 @@ func alive(pid int) bool {
 	return err == nil && p.Signal(syscall.Signal(0)) == nil
 }
 
-// TestStopFails has a node that goes on whatever it is told.
+// TestStopFails has a node on which the command can't be killed.
 func TestStopFails(t *testing.T) {
 	end := make(chan struct{})
 	first := true
@@ -318,7 +321,7 @@ func TestStopFails(t *testing.T) {
 			<-end
 			return 0
 		}
-		return 1 // what shall end it finds that it goes on
+		return 1 // says that the command survived the kill
 	})))
 	t.Cleanup(func() { close(end) })
 	run := begin(t, s.web.URL, order{Command: "anything"})
@@ -385,7 +388,7 @@ func TestCrossSite(t *testing.T) {
 	} {
 		for _, r := range []struct{ method, path string }{{"POST", "/runs"}, {"DELETE", "/runs/x"}, {"GET", "/"}, {"GET", "/runs/x/events"}} {
 			if header[0] != "Host" && r.method == "GET" {
-				continue // a browser does not show the answer to the page that asked
+				continue // a browser hides the answer from a page of another origin
 			}
 			if status, text := request(t, r.method, s.web.URL+r.path, `{"command": "x"}`, append(header, asJSON...)...); status != http.StatusForbidden {
 				t.Errorf("%s %s with %q: status %d: %s", r.method, r.path, header, status, text)
@@ -402,8 +405,8 @@ func TestCrossSite(t *testing.T) {
 	}
 }
 
-// A stuckWriter is the connection of a reader that does not read until it is
-// released.
+// A stuckWriter is the connection of a reader that reads nothing until release
+// is closed.
 type stuckWriter struct {
 	*httptest.ResponseRecorder
 	stuck    chan struct{} // closed at the first write
@@ -423,8 +426,9 @@ func (w *stuckWriter) SetWriteDeadline(deadline time.Time) error {
 	return nil
 }
 
-// TestMuchOutput has a run with more output than is kept, and a reader that does
-// not read: the run neither waits for it nor fills the memory.
+// TestMuchOutput has a run with more output than maxOutput, and a reader that
+// does not read. The run must neither wait for it nor keep more output in
+// memory.
 func TestMuchOutput(t *testing.T) {
 	const size = 3 << 20
 	slow := &stuckWriter{ResponseRecorder: httptest.NewRecorder(), stuck: make(chan struct{}), release: make(chan struct{})}
@@ -451,22 +455,22 @@ func TestMuchOutput(t *testing.T) {
 	<-done
 
 	check := func(name string, r *reader) {
-		gone, output := int64(0), ""
+		dropped, output := int64(0), ""
 		for {
 			e, ok := r.next()
 			if !ok {
 				break
 			}
-			gone, output = max(gone, e.Bytes), output+e.Output
+			dropped, output = max(dropped, e.Bytes), output+e.Output
 		}
 		if !strings.HasSuffix(output, "x\nthe last line") {
 			t.Errorf("%s: the end of the output is missing", name)
 		}
-		if len(output)+int(gone) < size || gone == 0 {
-			t.Errorf("%s: %d bytes of output, %d not kept", name, len(output), gone)
+		if len(output)+int(dropped) < size || dropped == 0 {
+			t.Errorf("%s: %d bytes of output, %d dropped", name, len(output), dropped)
 		}
 		if r.bytes > maxOutput+10_000 {
-			t.Errorf("%s: gets %d bytes", name, r.bytes)
+			t.Errorf("%s: the reader gets %d bytes", name, r.bytes)
 		}
 	}
 	check("late", read(t, run, ""))
@@ -474,11 +478,11 @@ func TestMuchOutput(t *testing.T) {
 	slowReader.Wait()
 	check("slow", newReader(t, slow.Body))
 	if left := time.Until(slow.deadline); left <= 0 || left > writeTimeout {
-		t.Errorf("a reader has %v", left)
+		t.Errorf("a reader has %v for a batch, want at most %v", left, writeTimeout)
 	}
 }
 
-// TestBatch has what a reader gets at once: in order, and bounded.
+// TestBatch checks that batches are in order and of limited size.
 func TestBatch(t *testing.T) {
 	r := &run{more: make(chan struct{})}
 	for i := range 1000 {
@@ -493,15 +497,15 @@ func TestBatch(t *testing.T) {
 		for _, m := range batch {
 			size += len(m.data)
 			if seen++; m.id != seen {
-				t.Fatalf("message %d comes as number %d", m.id, seen)
+				t.Fatalf("the message at place %d has the ID %d", seen, m.id)
 			}
 		}
 		if size == 0 || size > maxBatch+1000 {
-			t.Fatalf("%d bytes", size)
+			t.Fatalf("a batch of %d bytes", size)
 		}
 	}
 	if batch, _ := r.after(1100); len(batch) > 0 {
-		t.Errorf("%d messages more", len(batch))
+		t.Errorf("%d messages after the last one", len(batch))
 	}
 }
 
@@ -517,20 +521,21 @@ func TestTooMuch(t *testing.T) {
 		run = begin(t, s.web.URL, order{Command: "wait"})
 	}
 	if status, text := request(t, "POST", s.web.URL+"/runs", `{"command": "x"}`, asJSON...); status != http.StatusServiceUnavailable {
-		t.Errorf("a run too many: status %d: %s", status, text)
+		t.Errorf("one run too many: status %d: %s", status, text)
 	}
 	for range maxStreams {
 		s.streams <- struct{}{}
 	}
 	if status, text := request(t, "GET", run+"/events", ""); status != http.StatusServiceUnavailable {
-		t.Errorf("a reader too many: status %d: %s", status, text)
+		t.Errorf("one reader too many: status %d: %s", status, text)
 	}
 	for range maxStreams {
 		<-s.streams
 	}
 }
 
-// TestTime is about what takes minutes.
+// TestTime checks the heartbeats of a long run, and how long ended runs are
+// kept.
 func TestTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		end := make(chan struct{})
@@ -557,15 +562,15 @@ func TestTime(t *testing.T) {
 			close(end)
 		}()
 		if events := send("GET", first+"/events", "").Body.String(); strings.Count(events, "\n: ") != 6 || !strings.Contains(events, `"type":"end"`) {
-			t.Errorf("a run of 100 s: %s", events)
+			t.Errorf("events of a run of 100 s, want 6 heartbeats:\n%s", events)
 		}
 		time.Sleep(keepEnded - time.Second)
 		if status := send("DELETE", first, "").Code; status != http.StatusNoContent {
-			t.Errorf("before its time: %d", status)
+			t.Errorf("shortly before keepEnded: status %d", status)
 		}
 		time.Sleep(2 * time.Second)
 		if status := send("DELETE", first, "").Code; status != http.StatusNotFound {
-			t.Errorf("after its time: %d", status)
+			t.Errorf("after keepEnded: status %d", status)
 		}
 
 		var runs []string
@@ -602,7 +607,7 @@ func TestPageHeaders(t *testing.T) {
 	}
 }
 
-// build makes the program, the way that `go run` does.
+// build builds the program, as `go run` does, and returns its path.
 func build(t *testing.T) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "httpservice")
@@ -615,78 +620,217 @@ func build(t *testing.T) string {
 	return program
 }
 
-// TestProgram ends the program in the midst of a run that has a reader.
-func TestProgram(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		return // there a program can't send another one a signal
+// A program is the service as a process.
+type program struct {
+	command *exec.Cmd
+	url     string
+	stderr  bytes.Buffer // complete after stop
+}
+
+// startProgram starts the program with CONSUL_HTTP_ADDR set to address, and
+// waits until it listens.
+func startProgram(t *testing.T, path, address string, args ...string) *program {
+	t.Helper()
+	p := &program{command: exec.CommandContext(t.Context(), path, args...)}
+	p.command.Env = append(os.Environ(), api.HTTPAddrEnvName+"="+address)
+	p.command.Stderr = &p.stderr
+	stdout, err := p.command.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
 	}
-	program := build(t)
-	for _, sig := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
+	if err := p.command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil {
+		p.command.Wait()
+		t.Fatalf("no address on stdout: %v; stderr %q", err, &p.stderr)
+	}
+	p.url = strings.TrimSuffix(line, "/\n")
+	return p
+}
+
+// stop sends a signal and waits for the end.
+func (p *program) stop(signal os.Signal) error {
+	return errors.Join(p.command.Process.Signal(signal), p.command.Wait())
+}
+
+func skipOnWindows(t *testing.T) {
+	t.Helper()
+	if runtime.GOOS == "windows" {
+		t.Skip("needs /bin/sh and signals")
+	}
+}
+
+// TestProgram ends the program while a run with a reader is under way.
+func TestProgram(t *testing.T) {
+	skipOnWindows(t)
+	path := build(t)
+	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
 		cluster := exectest.NewServer(exectest.Node("a"))
 		defer cluster.Close()
-		command := exec.CommandContext(t.Context(), program, "-listen", "127.0.0.1:0")
-		command.Env = append(os.Environ(), api.HTTPAddrEnvName+"="+cluster.URL)
-		command.Stderr = os.Stderr
-		stdout, err := command.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := command.Start(); err != nil {
-			t.Fatal(err)
-		}
-		line, err := bufio.NewReader(stdout).ReadString('\n')
-		if err != nil {
-			t.Fatal(err)
-		}
-		r := read(t, begin(t, strings.TrimSuffix(line, "/\n"), order{Command: "echo $$; exec sleep 1000"}), "")
+		p := startProgram(t, path, cluster.URL, "-listen", "127.0.0.1:0")
+		r := read(t, begin(t, p.url, order{Command: "echo $$; exec sleep 1000"}), "")
 		pid, err := strconv.Atoi(strings.TrimSpace(r.until("output").Output))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := command.Process.Signal(sig); err != nil {
+		if err := p.command.Process.Signal(signal); err != nil {
 			t.Fatal(err)
 		}
 		r.until("end")
-		if err := command.Wait(); err != nil {
-			t.Errorf("%v: %v", sig, err)
+		if err := p.command.Wait(); err != nil || p.stderr.Len() > 0 {
+			t.Errorf("%v: %v, stderr %q", signal, err, &p.stderr)
 		}
 		if alive(pid) {
-			t.Errorf("%v: the command runs on", sig)
+			t.Errorf("%v: the command still runs", signal)
 		}
 		if keys, sessions := cluster.Keys(""), cluster.Sessions(); len(keys)+len(sessions) > 0 {
-			t.Errorf("%v: left behind: %v %v", sig, keys, sessions)
+			t.Errorf("%v: left behind: %v %v", signal, keys, sessions)
 		}
 	}
 	t.Run("elsewhere", func(t *testing.T) {
-		command := exec.CommandContext(t.Context(), program, "-listen", "0.0.0.0:0")
+		command := exec.CommandContext(t.Context(), path, "-demo", "-listen", "0.0.0.0:0")
 		if output, err := command.CombinedOutput(); err == nil || !strings.Contains(string(output), "not a loopback address") {
 			t.Errorf("%v: %s", err, output)
 		}
 	})
 }
 
-func TestEmbedded(t *testing.T) {
-	t.Setenv(api.HTTPAddrEnvName, "")
-	client, err := api.NewClient(api.DefaultConfig())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if answers(t.Context(), client) {
-		t.Skip("this machine has a Consul agent, where the program would run")
-	}
-	client, closeCluster, err := connect(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer closeCluster()
-	s := newServer(client)
-	defer s.close()
-	web := httptest.NewServer(s.handler())
-	defer web.Close()
-	list := read(t, begin(t, web.URL, order{Command: "echo up", Node: "^web-"}), "").all()
-	for _, node := range []string{"web-1", "web-2", "web-3"} {
-		if !slices.Contains(list, node+" output up") || !slices.Contains(list, node+" exit 0") {
-			t.Errorf("%s: %q", node, list)
+// TestDemo runs a command on the embedded cluster, beside CONSUL_HTTP_ADDR.
+func TestDemo(t *testing.T) {
+	skipOnWindows(t)
+	named := exectest.NewServer(exectest.Node("a"))
+	defer named.Close()
+	for address, want := range map[string]string{"": "demo: five embedded nodes", named.URL: "-demo ignores CONSUL_HTTP_ADDR\ndemo: five embedded nodes"} {
+		p := startProgram(t, build(t), address, "-demo", "-listen", "127.0.0.1:0")
+		list := read(t, begin(t, p.url, order{Command: "echo up", Node: "^web-"}), "").all()
+		for _, node := range []string{"web-1", "web-2", "web-3"} {
+			if !slices.Contains(list, node+" output up") || !slices.Contains(list, node+" exit 0") {
+				t.Errorf("%s: %q", node, list)
+			}
 		}
+		if err := p.stop(os.Interrupt); err != nil {
+			t.Error(err)
+		}
+		if !strings.HasPrefix(p.stderr.String(), want) {
+			t.Errorf("stderr %q, want %q", &p.stderr, want)
+		}
+	}
+	if requests := named.Requests(); len(requests) > 0 {
+		t.Errorf("requests to CONSUL_HTTP_ADDR: %v", requests)
+	}
+}
+
+// TestNoConsul starts the program without a usable agent: it must end without
+// serving anything.
+func TestNoConsul(t *testing.T) {
+	program := build(t)
+	faulty := func(do exectest.Action) func(*testing.T) string {
+		return func(t *testing.T) string {
+			srv := exectest.NewServer(exectest.Node("a"))
+			t.Cleanup(srv.Close)
+			srv.Fault(exectest.Fault{Match: exectest.Path("GET", "/v1/status/leader"), Do: do})
+			return srv.URL
+		}
+	}
+	for _, test := range []struct {
+		name    string
+		address func(*testing.T) string
+		want    string
+	}{
+		{"default address", func(t *testing.T) string {
+			if conn, err := net.Dial("tcp", "localhost:8500"); err == nil {
+				conn.Close()
+				t.Skip("something listens at Consul's default address, perhaps a real agent")
+			}
+			return ""
+		}, ":8500"},
+		{"no agent", func(*testing.T) string {
+			srv := httptest.NewServer(http.NotFoundHandler())
+			srv.Close()
+			return srv.URL
+		}, "/v1/status/leader"},
+		{"no leader", faulty(exectest.Respond(http.StatusOK, `""`)), "the agent knows no leader"},
+		{"no servers", faulty(exectest.Respond(http.StatusInternalServerError, "No known Consul servers")), "No known Consul servers"},
+		{"no answer", faulty(exectest.Hang), "deadline exceeded"},
+		{"unknown CA", func(t *testing.T) string {
+			srv := httptest.NewUnstartedServer(http.NotFoundHandler())
+			srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+			srv.StartTLS()
+			t.Cleanup(srv.Close)
+			return srv.URL
+		}, "certificate"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // kills a program that serves
+			defer cancel()
+			address := test.address(t)
+			command := exec.CommandContext(ctx, program, "-listen", "127.0.0.1:0")
+			command.Env = append(os.Environ(), api.HTTPAddrEnvName+"="+address)
+			var stdout, stderr bytes.Buffer
+			command.Stdout, command.Stderr = &stdout, &stderr
+			began := time.Now()
+			err := command.Run()
+			if took := time.Since(began); took > 10*time.Second {
+				t.Errorf("reported after %v", took)
+			}
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) || exit.ExitCode() != 1 || stdout.Len() > 0 {
+				t.Errorf("error %v, stdout %q; want exit status 1 and no output", err, &stdout)
+			}
+			for _, want := range []string{"no usable Consul agent", test.want, "CONSUL_HTTP_ADDR", "-demo"} {
+				if !strings.Contains(stderr.String(), want) {
+					t.Errorf("stderr lacks %q: %s", want, &stderr)
+				}
+			}
+		})
+	}
+}
+
+// TestConsulAway takes Consul away from the running service and gives it back.
+func TestConsulAway(t *testing.T) {
+	for name, do := range map[string]exectest.Action{
+		"refused":   exectest.Refuse,
+		"no leader": exectest.Respond(http.StatusOK, `""`),
+		"error":     exectest.Respond(http.StatusInternalServerError, "No known Consul servers"),
+		"no answer": exectest.Hang,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cluster := exectest.NewServer(exectest.Node("a", exectest.Run(exectest.Answer("fine\n", 0))))
+				defer cluster.Close()
+				s := newServer(cluster.Client())
+				defer s.close()
+				handler := s.handler()
+				send := func(method, path string) *httptest.ResponseRecorder {
+					req := httptest.NewRequestWithContext(t.Context(), method, "http://localhost"+path, strings.NewReader(`{"command": "x"}`))
+					req.Header.Set("Content-Type", "application/json")
+					w := httptest.NewRecorder()
+					handler.ServeHTTP(w, req)
+					return w
+				}
+				restore := cluster.Fault(exectest.Fault{Match: exectest.Path("", "/v1/"), Do: do})
+				w := send("POST", "/runs")
+				if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" || !strings.Contains(w.Body.String(), "no usable Consul agent: ") {
+					t.Errorf("without Consul: status %d, header %v: %s", w.Code, w.Header(), w.Body)
+				}
+				if w := send("GET", "/"); w.Code != http.StatusOK {
+					t.Errorf("the page without Consul: status %d", w.Code)
+				}
+				if n := cluster.Executions("a"); n > 0 {
+					t.Errorf("without Consul, the command ran %d times", n)
+				}
+				restore()
+				w = send("POST", "/runs")
+				if w.Code != http.StatusCreated {
+					t.Fatalf("with Consul again: status %d: %s", w.Code, w.Body)
+				}
+				if events := send("GET", w.Header().Get("Location")+"/events").Body.String(); !strings.Contains(events, `"output":"fine\n"`) {
+					t.Errorf("with Consul again: events\n%s", events)
+				}
+			})
+		})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -23,14 +24,16 @@ import (
 
 const (
 	// restartWeb is the command that restarts the service on an embedded node.
+	// The node recognizes it and runs nothing.
 	restartWeb = "restart web"
 
-	// managerEnv is how the command that restarts the service on a node of a real
-	// cluster, which is this program, knows where it is.
+	// managerEnv has the URL that restarts the service of a node, without the
+	// node's name. With -cluster, the command on the nodes is this program with
+	// managerEnv.
 	managerEnv = "ROLLING_EXAMPLE_MANAGER"
 
-	// nodeEnv is the directory of the agent that runs a command, and has the node's
-	// name at its end. See devcluster.
+	// nodeEnv has the directory of the agent that runs the command. devcluster
+	// sets it, and the last element of the path is the node's name.
 	nodeEnv = "CONSULEXEC_DEVCLUSTER"
 )
 
@@ -42,31 +45,38 @@ func init() {
 		}
 		os.Exit(0)
 	}
-	own := flag.Bool("cluster", false, "start a real Consul cluster of three nodes with a service web and run there; the first time, this builds Consul")
-	broken := flag.String("break", "", "the `node` of a cluster started here where the service does not come up again")
-	demo = func(ctx context.Context, r *rollout, found bool) (func(), error) {
+	embedded := flag.Bool("demo", false, "try this program on an embedded cluster of twenty nodes with a service web, on this machine")
+	cluster := flag.Bool("cluster", false, "like -demo, on a real Consul cluster of three nodes; the first time, this builds Consul")
+	broken := flag.String("break", "", "with -demo or -cluster: the service of this `node` does not come up again after its restart")
+	startDemo = func(ctx context.Context, r *rollout) (func(), error) {
 		switch {
-		case *own:
-			return startCluster(ctx, r, *broken)
-		case found:
-			return func() {}, nil
+		case *embedded && *cluster:
+			return nil, errors.New("-demo cannot be combined with -cluster: each starts a cluster of its own")
+		case !*embedded && !*cluster && *broken != "":
+			return nil, errors.New("-break needs -demo or -cluster")
+		case !*embedded && !*cluster:
+			return nil, nil
 		}
-		fmt.Fprintf(r.out, "no Consul agent answers and %s is not set: running on twenty embedded nodes\n", api.HTTPAddrEnvName)
-		srv, _ := startEmbedded(r, 20, *broken)
-		return srv.Close, nil
+		if os.Getenv(api.HTTPAddrEnvName) != "" {
+			fmt.Fprintf(os.Stderr, "-demo and -cluster ignore %s\n", api.HTTPAddrEnvName)
+		}
+		if *cluster {
+			return startCluster(ctx, r, *broken)
+		}
+		fmt.Fprintln(os.Stderr, "demo: twenty embedded nodes with a service web; a -command runs on this machine, once for each of them")
+		return startEmbedded(r, 20, *broken).Close, nil
 	}
 }
 
-// services are the services web of all nodes of a cluster started here, and what
-// restarts them.
+// services simulates the service web on each node of a cluster started here.
 type services struct {
-	broken string        // the node where a restart is the end of it
+	broken string        // the node whose service does not come up again
 	boot   time.Duration // how long a start takes
-	lag    time.Duration // how long it takes until a check finds out
+	lag    time.Duration // how long a health check lags behind
 
-	mu     sync.Mutex
-	starts map[string]int // of each node
-	down   map[string]bool
+	mu     sync.Mutex      // guards starts and down
+	starts map[string]int  // by node
+	down   map[string]bool // by node
 }
 
 func newServices(nodes []string, broken string) *services {
@@ -77,8 +87,8 @@ func newServices(nodes []string, broken string) *services {
 	return s
 }
 
-// restart stops the service on a node and starts it. Like many a daemon, it is
-// not up when it says that it has been started.
+// restart stops the service on a node and starts it again. Like the restart of
+// many daemons, it returns before the service is up.
 func (s *services) restart(node string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -100,8 +110,8 @@ func (s *services) setDown(node string, down bool) {
 	s.down[node] = down
 }
 
-// ServeHTTP is the service of each node, which answers at the node's name, and
-// restarts at a POST.
+// ServeHTTP answers a GET as the service of the node that the path names, and
+// restarts that service for a POST.
 func (s *services) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	node := filepath.Base(r.URL.Path)
 	if r.Method == http.MethodPost {
@@ -117,7 +127,8 @@ func (s *services) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, "web on %s, started %d times\n", node, s.starts[node])
 }
 
-// health answers as Consul does where each service has a check.
+// health answers a request for the health of the service, which has one check
+// on each node.
 func (s *services) health(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -137,10 +148,10 @@ func (s *services) health(w http.ResponseWriter, _ *http.Request, _ http.Handler
 	json.NewEncoder(w).Encode(instances)
 }
 
-// startEmbedded starts nodes in this process, web-01 and so on, and has r run
-// there. Their services have no sockets; what is not known to restart them is
-// really run on this machine.
-func startEmbedded(r *rollout, n int, broken string) (*exectest.Server, *services) {
+// startEmbedded starts n nodes in this process, web-01 and so on, and points r
+// to them. Their services have no sockets. Any command but restartWeb really
+// runs, on this machine.
+func startEmbedded(r *rollout, n int, broken string) *exectest.Server {
 	var nodes []string
 	for i := range n {
 		nodes = append(nodes, fmt.Sprintf("web-%02d", i+1))
@@ -149,7 +160,7 @@ func startEmbedded(r *rollout, n int, broken string) (*exectest.Server, *service
 	var options []exectest.Option
 	for _, node := range nodes {
 		options = append(options, exectest.Node(node, exectest.WithService("web"), exectest.Run(func(ctx context.Context, j *exectest.Job) int {
-			if j.Command != restartWeb && !slices.Contains(j.Args, restartWeb) { // the library wraps it for WithTimeout
+			if j.Command != restartWeb && !slices.Contains(j.Args, restartWeb) { // WithTimeout moves the command to Args
 				return exectest.RunCommand(ctx, j)
 			}
 			io.WriteString(j.Output, s.restart(node))
@@ -161,14 +172,15 @@ func startEmbedded(r *rollout, n int, broken string) (*exectest.Server, *service
 	r.client, r.service = srv.Client(), "web"
 	r.command = cmp.Or(r.command, restartWeb)
 	r.settle = cmp.Or(r.settle, pollInterval)
-	return srv, s
+	return srv
 }
 
-// startCluster starts three real agents on this machine, whose services they
-// check by HTTP, and has r run there. The services are in this process; the
-// command that restarts one is this program, which tells the process so.
+// startCluster starts three real agents on this machine and points r to them.
+// The services are in this process, and the agents check their health by HTTP.
+// The command on the nodes is this program, which asks this process to restart
+// one.
 func startCluster(ctx context.Context, r *rollout, broken string) (func(), error) {
-	fmt.Fprintln(r.out, "starting a Consul cluster of three nodes")
+	fmt.Fprintln(r.out, "starting a real Consul cluster of three nodes on this machine")
 	program, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -204,7 +216,7 @@ func startCluster(ctx context.Context, r *rollout, broken string) (func(), error
 	}
 	r.client, r.service = cluster.Client("client-1"), "web"
 	r.command = cmp.Or(r.command, fmt.Sprintf("%s=%s '%s'", managerEnv, url, program))
-	r.settle = cmp.Or(r.settle, 3*time.Second) // the interval, the timeout and a second
+	r.settle = cmp.Or(r.settle, 3*time.Second) // interval and timeout of the check, and a second more
 	closeAll := func() {
 		if err := cluster.Close(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -218,7 +230,8 @@ func startCluster(ctx context.Context, r *rollout, broken string) (func(), error
 	return closeAll, nil
 }
 
-// registered waits until the agents have told the servers of the service.
+// registered waits until all agents have registered the service with the
+// servers.
 func (r *rollout) registered(ctx context.Context, nodes int) error {
 	for {
 		status, err := r.status(ctx)
@@ -236,7 +249,7 @@ func (r *rollout) registered(ctx context.Context, nodes int) error {
 	}
 }
 
-// askManager restarts the service at url, and prints what comes of it.
+// askManager restarts the service at url and prints the answer.
 func askManager(url string) error {
 	response, err := http.Post(url, "", nil)
 	if err != nil {

@@ -1,20 +1,26 @@
-// Rolling restarts a service on the nodes of a Consul cluster, a part of them at
-// a time. Between the parts it asks Consul whether the service is healthy
-// again, and it stops at the first failure:
+// Rolling restarts a service on the nodes of a Consul cluster, batch by batch.
+// After each batch it waits until Consul reports the service as healthy again.
+// It stops at the first failure:
 //
 //	rolling -service web -command 'systemctl restart web' -percent 10
 //
-// It runs on the cluster that CONSUL_HTTP_ADDR names, or else on that of the
-// agent at Consul's default address. Where none answers there, it says so and
-// runs on twenty nodes embedded in this process, each of which has a service web
-// that really stops and starts. Ctrl-C ends it and leaves nothing behind in Consul.
+// It talks to the Consul agent at CONSUL_HTTP_ADDR, or else at
+// http://localhost:8500. If no agent answers there, or if the agent knows no
+// leader, nothing runs anywhere and the exit status is 1. Ctrl-C ends the
+// roll-out and leaves nothing behind in Consul.
 //
-// Where the command itself waits until its service is healthy, and fails where
-// it does not get so, one run is enough, and faster, as it needs not wait for the
-// slowest node of each part: with consulexec.WithConcurrencyPercent(10) and
-// consulexec.WithMaxFailures(1).
+// To try it without Consul, use -demo: a cluster of twenty nodes embedded in
+// this process. Each node has a service web that stops and starts. The embedded
+// nodes run any other command on this machine, as you.
 //
-// This file stands by itself: copy it. The clusters to try it on are in cluster.go.
+// If the command itself waits until its service is healthy, and fails if the
+// service does not come up, a single run with
+// consulexec.WithConcurrencyPercent(10) and consulexec.WithMaxFailures(1) is
+// enough. It is also faster, as it does not wait for the slowest node of each
+// batch.
+//
+// This file needs no other: copy it. The flags -demo and -cluster are in
+// cluster.go.
 package main
 
 import (
@@ -38,21 +44,23 @@ import (
 )
 
 const (
-	// pollInterval is how often Consul is asked for the service's health.
+	// pollInterval is how often the program asks Consul for the service's
+	// health.
 	pollInterval = 500 * time.Millisecond
 
-	// ackTimeout is how long gossip takes to a node that missed it at first: Consul's
-	// agents compare notes every 30 s. A roll-out would rather wait than stop for that.
+	// ackTimeout is long enough for a node that gossip has missed at first: it
+	// gets the event when agents synchronize their state, every 30 s. To wait
+	// for that is better than to stop the roll-out.
 	ackTimeout = 35 * time.Second
 )
 
 func main() {
 	r := rollout{out: os.Stdout, percent: []int{10}}
 	flag.StringVar(&r.service, "service", "web", "the `name` of the service in Consul")
-	flag.StringVar(&r.command, "command", "", "what restarts it on a node, a shell `command`")
-	flag.Func("percent", "how many `percent` of the nodes are restarted at a time; 10,40,50 is that many in turn, the last again and again (default 10)", r.setPercent)
-	flag.DurationVar(&r.settle, "settle", 0, "how long the service has to be healthy before the next nodes' turn: longer than the interval and the timeout of its check, as what Consul has may be of before the restart (default 15s)")
-	flag.DurationVar(&r.timeout, "timeout", 2*time.Minute, "how long the command may take, and then the service to be healthy for the time of -settle")
+	flag.StringVar(&r.command, "command", "", "the shell `command` that restarts the service on a node")
+	flag.Func("percent", "restart this `percentage` of the nodes at a time; 10,40,50 are the percentages of the first batches, and the last one is repeated (default 10)", r.setPercent)
+	flag.DurationVar(&r.settle, "settle", 0, "how long the service must stay healthy before the next batch; must exceed the interval plus the timeout of its health check, as Consul may still have a result from before the restart (default 15s)")
+	flag.DurationVar(&r.timeout, "timeout", 2*time.Minute, "time limit for the command, and again for the service to become healthy and stay so for -settle")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	err := connectAndRun(ctx, &r)
@@ -72,13 +80,13 @@ func connectAndRun(ctx context.Context, r *rollout) error {
 	return r.run(ctx)
 }
 
-// A rollout is what is to be restarted, and how.
+// A rollout says what to restart, and how.
 type rollout struct {
 	client  *api.Client
 	out     io.Writer
 	service string
 	command string
-	percent []int // of the nodes, for each batch; the last one counts for all that follow
+	percent []int // of the nodes, for each batch; the last one is repeated
 	settle  time.Duration
 	timeout time.Duration
 }
@@ -95,15 +103,15 @@ func (r *rollout) setPercent(list string) error {
 	return nil
 }
 
-// run restarts the service on all its nodes, or stops with an error that says
-// which were not touched.
+// run restarts the service on all its nodes. If it stops early, the error names
+// the nodes that were not touched.
 func (r *rollout) run(ctx context.Context) error {
 	r.settle = cmp.Or(r.settle, 15*time.Second)
 	if r.command == "" {
-		return errors.New("-command is missing: what restarts the service, such as -command 'systemctl restart web'")
+		return errors.New("-command is missing: it restarts the service, such as -command 'systemctl restart web'")
 	}
 	if r.settle < 0 || r.settle >= r.timeout {
-		return fmt.Errorf("-settle %v is not less than -timeout %v", r.settle, r.timeout)
+		return fmt.Errorf("-settle %v is not between 0 and -timeout %v", r.settle, r.timeout)
 	}
 	nodes, err := r.nodes(ctx)
 	if err != nil {
@@ -121,15 +129,16 @@ func (r *rollout) run(ctx context.Context) error {
 		if err != nil {
 			untouched := slices.Concat(batches[i+1:]...)
 			return fmt.Errorf("stopped at batch %d of %d (%s): %w\nnot touched: %s",
-				i+1, len(batches), strings.Join(batch, " "), err, cmp.Or(strings.Join(untouched, " "), "none, it was the last"))
+				i+1, len(batches), strings.Join(batch, " "), err, cmp.Or(strings.Join(untouched, " "), "none, this batch was the last"))
 		}
 		fmt.Fprintf(r.out, "batch %d: healthy, %.1f s after it began\n", i+1, time.Since(began).Seconds())
 	}
 	return nil
 }
 
-// nodes returns the names of the nodes that have the service. All have to be
-// healthy: where some are down already, a restart takes down more than it says.
+// nodes returns the names of the nodes that have the service. It is an error if
+// one of them is unhealthy: a restart would take down more nodes than -percent
+// allows.
 func (r *rollout) nodes(ctx context.Context) ([]string, error) {
 	status, err := r.status(ctx)
 	if err != nil {
@@ -145,8 +154,8 @@ func (r *rollout) nodes(ctx context.Context) ([]string, error) {
 	return nodes, nil
 }
 
-// batches cuts the nodes into those that are restarted at the same time. Parts
-// of a node are left off, but there is at least one in each.
+// batches divides the nodes into batches. It rounds down the size of a batch,
+// but to no less than one node.
 func (r *rollout) batches(nodes []string) [][]string {
 	var batches [][]string
 	for rest := nodes; len(rest) > 0; {
@@ -158,11 +167,11 @@ func (r *rollout) batches(nodes []string) [][]string {
 	return batches
 }
 
-// restart runs the command on the nodes. It is no success where one of them does
-// not answer, dies meanwhile, or fails.
+// restart runs the command on the nodes. It returns an error if a node does not
+// respond, is lost, or exits with another status than 0.
 //
-// Ctrl-C lets the commands that run end by themselves (there is WithKillOnCancel),
-// as a service whose restart is cut short may stay down.
+// Ctrl-C does not kill the commands, as WithKillOnCancel would: a service whose
+// restart is cut short may stay down.
 func (r *rollout) restart(ctx context.Context, nodes []string) error {
 	e, err := consulexec.New(r.command,
 		consulexec.WithClient(r.client),
@@ -182,9 +191,9 @@ func (r *rollout) restart(ctx context.Context, nodes []string) error {
 	return result.Err()
 }
 
-// waitHealthy waits until Consul has said for the time of settle that the
-// service is healthy on all its nodes, and not only on those just restarted:
-// one of those before may have come up and fallen over again.
+// waitHealthy waits until the service has been healthy for the time of settle,
+// on all its nodes. A node of an earlier batch may have come up and failed
+// again.
 func (r *rollout) waitHealthy(ctx context.Context, nodes []string) error {
 	deadline := time.Now().Add(r.timeout)
 	var healthySince time.Time
@@ -200,7 +209,7 @@ func (r *rollout) waitHealthy(ctx context.Context, nodes []string) error {
 		}
 		now := time.Now()
 		switch {
-		case err != nil: // also where Consul has no leader for a moment
+		case err != nil: // the service is unhealthy, or Consul can't say so, as during an election
 			healthySince = time.Time{}
 		case healthySince.IsZero():
 			healthySince = now
@@ -218,8 +227,8 @@ func (r *rollout) waitHealthy(ctx context.Context, nodes []string) error {
 	}
 }
 
-// status asks Consul for the service's health, and returns for each node what is
-// wrong there, empty where nothing is.
+// status asks Consul for the service's health. For each node it returns what is
+// wrong there, or an empty string.
 func (r *rollout) status(ctx context.Context) (map[string]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -234,8 +243,9 @@ func (r *rollout) status(ctx context.Context) (map[string]string, error) {
 	return status, nil
 }
 
-// problem says what is wrong with an instance of a service. One without a check
-// of its own counts as healthy in Consul as long as its node is, whatever it does.
+// problem returns what is wrong with an instance of the service, or an empty
+// string. An instance without a check of its own is a problem: Consul calls it
+// healthy as long as its node is, whatever the service does.
 func problem(instance *api.ServiceEntry) string {
 	checked := false
 	for _, check := range instance.Checks {
@@ -251,14 +261,14 @@ func problem(instance *api.ServiceEntry) string {
 	return ""
 }
 
-// unhealthy returns an error that names the nodes where something is wrong, or
-// where the service has gone.
+// unhealthy returns an error that names the nodes with a problem, and those
+// from which the service has gone. It returns nil if there are none.
 func (r *rollout) unhealthy(status map[string]string, nodes []string) error {
 	var problems []string
 	for _, node := range nodes {
 		problem, found := status[node]
 		if !found {
-			problem = " it is not in Consul"
+			problem = " the service is not in Consul"
 		}
 		if problem != "" {
 			problems = append(problems, node+":"+problem)
@@ -270,28 +280,42 @@ func (r *rollout) unhealthy(status map[string]string, nodes []string) error {
 	return fmt.Errorf("%s is not healthy: %s", r.service, strings.Join(problems, "; "))
 }
 
-// demo starts a cluster to try this on, and sets what is needed there; nil in a
-// copy of this file. It does nothing where a Consul is found, unless it is asked to.
-var demo func(ctx context.Context, r *rollout, found bool) (closeCluster func(), err error)
+// startDemo starts a cluster on this machine and points r to it, if a flag asks
+// for one. Otherwise closeCluster is nil. In a copy of this file, startDemo is
+// nil.
+var startDemo func(ctx context.Context, r *rollout) (closeCluster func(), err error)
 
-// connect finds the cluster to run on, and returns what ends it.
+// connect connects to the agent, and returns a function that closes what it has
+// started.
 func (r *rollout) connect(ctx context.Context) (func(), error) {
+	hint := ""
+	if startDemo != nil {
+		if closeCluster, err := startDemo(ctx, r); closeCluster != nil || err != nil {
+			return closeCluster, err
+		}
+		hint = ", or try -demo, an embedded cluster on this machine"
+	}
 	config := api.DefaultConfig()
 	client, err := api.NewClient(config)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("set up the Consul client: %w", err)
+	}
+	if err := checkConsul(ctx, client); err != nil {
+		return nil, fmt.Errorf("no usable Consul agent at %s: %w\nnothing ran: set %s to the address of an agent%s",
+			config.Address, err, api.HTTPAddrEnvName, hint)
 	}
 	r.client = client
-	if demo != nil {
-		return demo(ctx, r, os.Getenv(api.HTTPAddrEnvName) != "" || answers(ctx, client))
-	}
 	return func() {}, nil
 }
 
-// answers tells whether an agent with a leader answers at once.
-func answers(ctx context.Context, client *api.Client) bool {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+// checkConsul returns an error unless an agent answers in time and knows a
+// leader.
+func checkConsul(ctx context.Context, client *api.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	leader, err := client.Status().LeaderWithQueryOptions((&api.QueryOptions{}).WithContext(ctx))
-	return err == nil && leader != ""
+	if err == nil && leader == "" {
+		return errors.New("the agent knows no leader")
+	}
+	return err
 }

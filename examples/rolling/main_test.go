@@ -6,7 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"log"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,18 +26,18 @@ import (
 	"github.com/consulexec/consulexec/exectest"
 )
 
-// A cluster is one of n nodes with a service web each.
+// A cluster is an embedded cluster whose nodes have a service web each.
 type cluster struct {
 	*exectest.Server
 	services *services
 	rollout  rollout
 	output   bytes.Buffer
 
-	// begin is called when a batch is about to be told, if it is not nil.
+	// begin, if not nil, is called before the event of each batch is fired.
 	begin func(batch int)
 }
 
-// start starts a cluster. The faults come before its own answers.
+// start starts a cluster of n nodes. The faults precede its own answers.
 func start(t *testing.T, n int, faults ...exectest.Fault) *cluster {
 	t.Helper()
 	c := &cluster{}
@@ -68,8 +72,8 @@ func start(t *testing.T, n int, faults ...exectest.Fault) *cluster {
 	return c
 }
 
-// restarted returns the nodes whose service was restarted, and fails where one
-// was more than once.
+// restarted returns the nodes whose service was restarted. It fails the test if
+// one was restarted more than once.
 func (c *cluster) restarted(t *testing.T) []string {
 	t.Helper()
 	c.services.mu.Lock()
@@ -88,8 +92,8 @@ func (c *cluster) restarted(t *testing.T) []string {
 	return nodes
 }
 
-// checkStopped looks for an error that says where and why a roll-out stopped, and
-// what it has not touched.
+// checkStopped checks the error of a roll-out that stopped, the number of
+// restarted nodes, and that nothing is left in Consul.
 func (c *cluster) checkStopped(t *testing.T, err error, restarted int, want ...string) {
 	t.Helper()
 	if err == nil {
@@ -97,19 +101,19 @@ func (c *cluster) checkStopped(t *testing.T, err error, restarted int, want ...s
 	}
 	for _, text := range want {
 		if !strings.Contains(err.Error(), text) {
-			t.Errorf("%q is missing in error %q", text, err)
+			t.Errorf("error %q lacks %q", err, text)
 		}
 	}
 	if nodes := c.restarted(t); len(nodes) != restarted {
-		t.Errorf("restarted: %v, want %d", nodes, restarted)
+		t.Errorf("restarted: %v, want %d nodes", nodes, restarted)
 	}
 	if keys, sessions := c.Keys(""), c.Sessions(); len(keys)+len(sessions) > 0 {
 		t.Errorf("left behind: %v %v", keys, sessions)
 	}
 }
 
-// TestGate has services that need their time to come up: no batch may begin
-// before those of all others are up.
+// TestGate has services that come up slowly. No batch may begin before the
+// services of all earlier batches are up.
 func TestGate(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -117,7 +121,7 @@ func TestGate(t *testing.T) {
 		settle time.Duration
 	}{
 		{name: "slow", settle: time.Second},
-		{name: "stale", lag: 10 * time.Second, settle: 12 * time.Second}, // Consul says at first that they pass
+		{name: "stale", lag: 10 * time.Second, settle: 12 * time.Second}, // at first, Consul still has the passing checks
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -164,8 +168,7 @@ func TestNotHealthyAgain(t *testing.T) {
 	})
 }
 
-// TestNotHealthyLater has a service that falls over again when the next batch has
-// been restarted.
+// TestNotHealthyLater has a service that fails after its batch was healthy.
 func TestNotHealthyLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := start(t, 10)
@@ -223,7 +226,7 @@ func TestInterrupt(t *testing.T) {
 	})
 }
 
-// TestNothingDone has roll-outs that are over before they begin.
+// TestNothingDone has roll-outs that fail before the first batch.
 func TestNothingDone(t *testing.T) {
 	for _, test := range []struct {
 		name  string
@@ -233,7 +236,7 @@ func TestNothingDone(t *testing.T) {
 		{"no command", func(c *cluster) { c.rollout.command = "" }, "-command is missing"},
 		{"no service", func(c *cluster) { c.rollout.service = "wob" }, `no node has a service "wob"`},
 		{"one is down", func(c *cluster) { c.services.setDown("web-04", true) }, "nothing was done: web is not healthy: web-04: web answers is critical"},
-		{"no time", func(c *cluster) { c.rollout.settle = c.rollout.timeout }, "-settle 1m0s is not less than -timeout 1m0s"},
+		{"no time", func(c *cluster) { c.rollout.settle = c.rollout.timeout }, "-settle 1m0s is not between 0 and -timeout 1m0s"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -265,8 +268,8 @@ func TestProblem(t *testing.T) {
 		}
 	}
 	r := rollout{service: "web"}
-	if err := r.unhealthy(map[string]string{"a": ""}, []string{"a", "b"}); err == nil || err.Error() != "web is not healthy: b: it is not in Consul" {
-		t.Errorf("a service that has gone: %v", err)
+	if err := r.unhealthy(map[string]string{"a": ""}, []string{"a", "b"}); err == nil || err.Error() != "web is not healthy: b: the service is not in Consul" {
+		t.Errorf("error for a service that has gone: %v", err)
 	}
 }
 
@@ -297,17 +300,17 @@ func TestBatches(t *testing.T) {
 			sizes = append(sizes, len(batch))
 		}
 		if !slices.Equal(sizes, test.want) || !slices.Equal(slices.Concat(batches...), nodes) {
-			t.Errorf("%s percent of %d nodes: %v", test.percent, test.nodes, batches)
+			t.Errorf("%s percent of %d nodes: batches %v, want sizes %v", test.percent, test.nodes, batches, test.want)
 		}
 	}
 	for _, bad := range []string{"", "0", "101", "10,", "ten", "10 ,20"} {
 		if err := new(rollout).setPercent(bad); err == nil {
-			t.Errorf("-percent %q is taken", bad)
+			t.Errorf("-percent %q is accepted", bad)
 		}
 	}
 }
 
-// build makes the program, the way that `go run` does.
+// build builds the program, as `go run` does, and returns its path.
 func build(t *testing.T) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "rolling")
@@ -320,66 +323,166 @@ func build(t *testing.T) string {
 	return program
 }
 
-// checkProgram runs the program and looks for texts in its output, in order.
-func checkProgram(t *testing.T, program string, args []string, success bool, want ...string) {
+// runProgram runs the program with CONSUL_HTTP_ADDR set to address.
+func runProgram(t *testing.T, program, address string, args ...string) (output string, err error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	command := exec.CommandContext(ctx, program, args...)
-	command.Env = append(os.Environ(), api.HTTPAddrEnvName+"=")
-	output, err := command.CombinedOutput()
+	command.Env = append(os.Environ(), api.HTTPAddrEnvName+"="+address)
+	data, err := command.CombinedOutput()
+	return string(data), err
+}
+
+// checkProgram runs the program on a cluster of its own. It checks that the
+// output contains the texts, in order.
+func checkProgram(t *testing.T, program string, args []string, success bool, want ...string) {
+	t.Helper()
+	output, err := runProgram(t, program, "", args...)
 	if success != (err == nil) {
 		t.Errorf("%v: %v", args, err)
 	}
-	rest := string(output)
+	rest := output
 	for _, text := range want {
 		_, after, found := strings.Cut(rest, text)
 		if !found {
-			t.Fatalf("%v: %q is missing or at the wrong place in:\n%s", args, text, output)
+			t.Fatalf("%v: %q is missing or out of order in:\n%s", args, text, output)
 		}
 		rest = after
 	}
 }
 
-func TestProgram(t *testing.T) {
-	t.Setenv(api.HTTPAddrEnvName, "")
-	client, err := api.NewClient(api.DefaultConfig())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if answers(t.Context(), client) {
-		t.Skip("this machine has a Consul agent, where the program would run")
-	}
+func TestDemo(t *testing.T) {
 	program := build(t)
-	t.Run("embedded", func(t *testing.T) {
+	t.Run("succeeds", func(t *testing.T) {
 		t.Parallel()
-		checkProgram(t, program, []string{"-percent", "20,30,50"}, true,
-			"running on twenty embedded nodes\n", "web is healthy on 20 nodes; restarting it in 3 batches\n",
+		checkProgram(t, program, []string{"-demo", "-percent", "20,30,50"}, true,
+			"demo: twenty embedded nodes", "web is healthy on 20 nodes; restarting it in 3 batches\n",
 			"batch 1: web-01 web-02 web-03 web-04\n", ": web stopped and started, start 2\n", "waiting: web is not healthy: web-01", "batch 1: healthy, ",
 			"batch 2: web-05", "batch 2: healthy, ", "batch 3: web-11", "batch 3: healthy, ")
 	})
 	t.Run("fails", func(t *testing.T) {
 		t.Parallel()
-		if runtime.GOOS == "windows" {
-			return // no /bin/sh
-		}
-		checkProgram(t, program, []string{"-percent", "5", "-command", "exit 3"}, false,
+		skipOnWindows(t)
+		checkProgram(t, program, []string{"-demo", "-percent", "5", "-command", "exit 3"}, false,
 			"web-01: exit 3\n", "stopped at batch 1 of 20 (web-01): ", "not touched: web-02 web-03")
 	})
 	t.Run("hangs", func(t *testing.T) {
 		t.Parallel()
-		if runtime.GOOS == "windows" {
-			return
-		}
-		checkProgram(t, program, []string{"-percent", "5", "-command", "sleep 1000", "-timeout", "1s"}, false,
+		skipOnWindows(t)
+		checkProgram(t, program, []string{"-demo", "-percent", "5", "-command", "sleep 1000", "-timeout", "1s"}, false,
 			"web-01: exit ", "stopped at batch 1 of 20 (web-01): ", "not touched: web-02 web-03")
+	})
+	t.Run("breaks", func(t *testing.T) {
+		t.Parallel()
+		checkProgram(t, program, []string{"-demo", "-percent", "100", "-break", "web-07", "-timeout", "2s"}, false,
+			"stopped at batch 1 of 1", "web is not healthy: web-07: web answers is critical")
+	})
+	t.Run("beside an address", func(t *testing.T) {
+		t.Parallel()
+		skipOnWindows(t)
+		srv := exectest.NewServer(exectest.Node("a", exectest.WithService("web")))
+		defer srv.Close()
+		file := filepath.Join(t.TempDir(), "ran")
+		output, err := runProgram(t, program, srv.URL, "-demo", "-percent", "100", "-command", "echo x >>'"+file+"'")
+		if err != nil || !strings.Contains(output, "ignore CONSUL_HTTP_ADDR\n") || !strings.Contains(output, "demo: twenty embedded nodes") {
+			t.Errorf("error %v, output:\n%s", err, output)
+		}
+		if data, err := os.ReadFile(file); err != nil || strings.Count(string(data), "x") != 20 {
+			t.Errorf("the command wrote %q, error %v; want 20 lines", data, err)
+		}
+		if requests := srv.Requests(); len(requests) > 0 {
+			t.Errorf("requests to CONSUL_HTTP_ADDR: %v", requests)
+		}
 	})
 }
 
-// TestCluster asks real Consul for the health of services that it checks itself.
+func skipOnWindows(t *testing.T) {
+	t.Helper()
+	if runtime.GOOS == "windows" {
+		t.Skip("exectest runs commands with /bin/sh")
+	}
+}
+
+// TestNothingRuns starts the program without a usable agent, or with flags that
+// contradict each other. The command must not run, least of all on this
+// machine.
+func TestNothingRuns(t *testing.T) {
+	skipOnWindows(t)
+	program := build(t)
+	faulty := func(do exectest.Action) func(*testing.T) string {
+		return func(t *testing.T) string {
+			srv := exectest.NewServer(exectest.Node("a", exectest.WithService("web")))
+			t.Cleanup(srv.Close)
+			srv.Fault(exectest.Fault{Match: exectest.Path("GET", "/v1/status/leader"), Do: do})
+			return srv.URL
+		}
+	}
+	closed := func(t *testing.T) string {
+		srv := httptest.NewServer(http.NotFoundHandler())
+		srv.Close()
+		return srv.URL
+	}
+	setAddress := []string{"no usable Consul agent", "nothing ran", "CONSUL_HTTP_ADDR", "-demo"}
+	for _, test := range []struct {
+		name    string
+		address func(*testing.T) string
+		args    []string
+		want    []string
+	}{
+		{"default address", func(t *testing.T) string {
+			if conn, err := net.Dial("tcp", "localhost:8500"); err == nil {
+				conn.Close()
+				t.Skip("something listens at Consul's default address, perhaps a real agent")
+			}
+			return ""
+		}, nil, append(setAddress, ":8500")},
+		{"no agent", closed, nil, append(setAddress, "refused")},
+		{"no leader", faulty(exectest.Respond(http.StatusOK, `""`)), nil, append(setAddress, "the agent knows no leader")},
+		{"no servers", faulty(exectest.Respond(http.StatusInternalServerError, "No known Consul servers")), nil, append(setAddress, "No known Consul servers")},
+		{"no answer", faulty(exectest.Hang), nil, append(setAddress, "deadline exceeded")},
+		{"unknown CA", func(t *testing.T) string {
+			cluster := exectest.NewServer(exectest.Node("a", exectest.WithService("web")))
+			t.Cleanup(cluster.Close)
+			srv := httptest.NewUnstartedServer(cluster)
+			srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+			srv.StartTLS()
+			t.Cleanup(srv.Close)
+			return srv.URL
+		}, nil, append(setAddress, "certificate")},
+		{"demo and cluster", closed, []string{"-demo", "-cluster"}, []string{"-demo", "-cluster"}},
+		{"break alone", closed, []string{"-break", "a"}, []string{"-break", "-demo", "-cluster"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			file := filepath.Join(t.TempDir(), "ran")
+			address := test.address(t)
+			began := time.Now()
+			output, err := runProgram(t, program, address, append(test.args, "-command", "touch '"+file+"'")...)
+			if took := time.Since(began); took > 10*time.Second {
+				t.Errorf("reported after %v", took)
+			}
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) || exit.ExitCode() != 1 {
+				t.Errorf("error %v, want exit status 1", err)
+			}
+			for _, want := range test.want {
+				if !strings.Contains(output, want) {
+					t.Errorf("output lacks %q:\n%s", want, output)
+				}
+			}
+			if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("the command ran on this machine: %v", err)
+			}
+		})
+	}
+}
+
+// TestCluster runs the program on a real Consul, which checks the services
+// itself.
 func TestCluster(t *testing.T) {
 	if testing.Short() {
-		return
+		t.Skip("-short: starts a real Consul")
 	}
 	program := build(t)
 	t.Run("whole", func(t *testing.T) {
@@ -394,15 +497,4 @@ func TestCluster(t *testing.T) {
 			"batch 1: healthy, ", "client-2: web stopped and started, start 2\n", "waiting: web is not healthy: client-2: web answers is critical",
 			"stopped at batch 2 of 3 (client-2): after 8s: web is not healthy: client-2: web answers is critical (HTTP GET ", "not touched: server-1\n")
 	})
-}
-
-// TestUnreachable has a Consul that was named and does not answer.
-func TestUnreachable(t *testing.T) {
-	srv := exectest.NewServer()
-	t.Setenv(api.HTTPAddrEnvName, srv.URL)
-	srv.Close()
-	r := rollout{out: io.Discard, service: "web", command: "true", percent: []int{10}, timeout: time.Minute}
-	if err := connectAndRun(t.Context(), &r); err == nil || !strings.Contains(err.Error(), "ask Consul for the health of web") {
-		t.Error(err)
-	}
 }

@@ -13,7 +13,7 @@ import (
 )
 
 func init() {
-	flag.BoolFunc("cluster", "start a real Consul cluster of three nodes and run there; the first time, this builds Consul", func(value string) error {
+	flag.BoolFunc("cluster", "run on a real Consul cluster of three nodes, started on this machine; the first time, this builds Consul", func(value string) error {
 		on, err := strconv.ParseBool(value)
 		if on {
 			ownCluster = startCluster
@@ -22,7 +22,7 @@ func init() {
 	})
 }
 
-// startCluster starts three real agents on this machine.
+// startCluster starts a real Consul cluster of three nodes on this machine.
 func startCluster(ctx context.Context) (*api.Client, func(), error) {
 	fmt.Println("starting a Consul cluster of three nodes")
 	cluster, err := devcluster.New(ctx, devcluster.Config{Nodes: devcluster.Nodes(1, 2)})

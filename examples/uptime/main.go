@@ -1,12 +1,13 @@
-// Uptime runs `uptime` on every node of a Consul cluster and prints what
-// happens, node by node and as it happens.
+// Uptime runs `uptime` on every node of a Consul cluster. It prints each event
+// of each node as it happens.
 //
-// It runs on the cluster that CONSUL_HTTP_ADDR names, or else on that of the
-// agent at Consul's default address. Where none answers there, it says so and
-// runs on three nodes embedded in this process, which really run the command on
-// this machine. Ctrl-C ends it and leaves nothing behind in Consul.
+// It talks to the Consul agent at CONSUL_HTTP_ADDR, or else at
+// http://localhost:8500. If CONSUL_HTTP_ADDR is not set and no agent answers at
+// the default address, it says so and runs `uptime` on this machine, on three
+// nodes embedded in this process. Ctrl-C ends the run and leaves nothing behind
+// in Consul.
 //
-// This file stands by itself: copy it. The flag -cluster lives in cluster.go.
+// This file needs no other: copy it. The flag -cluster is in cluster.go.
 package main
 
 import (
@@ -34,7 +35,7 @@ func main() {
 	}
 }
 
-// run finds a cluster and runs uptime on it.
+// run connects to a cluster and runs uptime there.
 func run(ctx context.Context) error {
 	client, closeCluster, err := connect(ctx)
 	if err != nil {
@@ -44,7 +45,7 @@ func run(ctx context.Context) error {
 	return uptime(ctx, client)
 }
 
-// uptime is what the program is about.
+// uptime runs the command on every node and prints the events.
 func uptime(ctx context.Context, client *api.Client) error {
 	e, err := consulexec.New("uptime",
 		consulexec.WithClient(client),
@@ -66,11 +67,12 @@ func uptime(ctx context.Context, client *api.Client) error {
 	return result.Err()
 }
 
-// ownCluster starts a cluster for the flag -cluster; nil where there is no such
+// ownCluster starts a cluster for the flag -cluster. It is nil without that
 // flag.
 var ownCluster func(ctx context.Context) (client *api.Client, closeCluster func(), err error)
 
-// connect returns a client of the cluster to run on, and what ends it.
+// connect returns a client of the cluster, and a function that closes what
+// connect has started.
 func connect(ctx context.Context) (*api.Client, func(), error) {
 	if ownCluster != nil {
 		return ownCluster(ctx)
@@ -83,12 +85,12 @@ func connect(ctx context.Context) (*api.Client, func(), error) {
 	if os.Getenv(api.HTTPAddrEnvName) != "" || answers(ctx, client) {
 		return client, func() {}, nil
 	}
-	fmt.Printf("no Consul agent at %s and %s is not set: running on three embedded nodes\n", config.Address, api.HTTPAddrEnvName)
+	fmt.Printf("no usable Consul agent at %s, and %s is not set: running on three embedded nodes, on this machine\n", config.Address, api.HTTPAddrEnvName)
 	srv := exectest.NewServer(exectest.Node("web-1"), exectest.Node("web-2"), exectest.Node("web-3"))
 	return srv.Client(), srv.Close, nil
 }
 
-// answers tells whether an agent with a leader answers at once.
+// answers reports whether an agent answers within a second and knows a leader.
 func answers(ctx context.Context, client *api.Client) bool {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()

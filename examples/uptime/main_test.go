@@ -18,7 +18,7 @@ import (
 	"github.com/consulexec/consulexec/exectest"
 )
 
-// build makes the program, the way that `go run` does.
+// build builds the program, as `go run` does, and returns its path.
 func build(t *testing.T) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "uptime")
@@ -31,7 +31,7 @@ func build(t *testing.T) string {
 	return program
 }
 
-// run runs the program, with CONSUL_HTTP_ADDR set to address.
+// runProgram runs the program with CONSUL_HTTP_ADDR set to address.
 func runProgram(t *testing.T, program, address string, args ...string) (output string, err error) {
 	t.Helper()
 	command := exec.CommandContext(t.Context(), program, args...)
@@ -40,18 +40,18 @@ func runProgram(t *testing.T, program, address string, args ...string) (output s
 	return string(out), err
 }
 
-// checkOutput looks for what each node is to say, in order.
+// checkOutput checks that each node has all its events in the output, in order.
 func checkOutput(t *testing.T, output string, nodes ...string) {
 	t.Helper()
 	if embedded := strings.Contains(output, "three embedded nodes"); embedded != slices.Contains(nodes, "web-1") {
-		t.Errorf("ran on embedded nodes: %v\n%s", embedded, output)
+		t.Errorf("ran on embedded nodes: %v, want %v\n%s", embedded, !embedded, output)
 	}
 	for _, node := range nodes {
 		rest := output
 		for _, want := range []string{"submitted\n", node + ": ack\n", node + ": output: ", "load average", node + ": exit 0\n", "done\n"} {
 			_, after, found := strings.Cut(rest, want)
 			if !found {
-				t.Fatalf("%q is missing or at the wrong place in:\n%s", want, output)
+				t.Fatalf("%q is missing or out of order in:\n%s", want, output)
 			}
 			rest = after
 		}
@@ -68,7 +68,7 @@ func TestEmbedded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if answers(t.Context(), client) { // this machine has an agent, so that the program ran there
+	if answers(t.Context(), client) { // this machine has an agent: the program ran there
 		checkOutput(t, output)
 	} else {
 		checkOutput(t, output, "web-1", "web-2", "web-3")
@@ -94,7 +94,7 @@ func TestAddress(t *testing.T) {
 
 func TestCluster(t *testing.T) {
 	if testing.Short() {
-		return
+		t.Skip("-short: starts a real Consul")
 	}
 	output, err := runProgram(t, build(t), "", "-cluster")
 	if err != nil {
@@ -103,10 +103,10 @@ func TestCluster(t *testing.T) {
 	checkOutput(t, output, "server-1", "client-1", "client-2")
 }
 
-// TestInterrupt ends the program with Ctrl-C in the midst of a run.
+// TestInterrupt sends Ctrl-C to the program during a run.
 func TestInterrupt(t *testing.T) {
 	if runtime.GOOS == "windows" {
-		return // there a program can't send another one Ctrl-C
+		t.Skip("os.Process.Signal can't send Ctrl-C on Windows")
 	}
 	acked := make(chan struct{})
 	srv := exectest.NewServer(exectest.Node("a", exectest.Run(func(ctx context.Context, j *exectest.Job) int {
@@ -132,7 +132,7 @@ func TestInterrupt(t *testing.T) {
 		t.Errorf("error %v, output %s", err, &output)
 	}
 	if took := time.Since(began); took > 6*time.Second {
-		t.Errorf("ended after %v", took)
+		t.Errorf("the program ended %v after Ctrl-C, want at most 6s", took)
 	}
 	if keys, sessions := srv.Keys(""), srv.Sessions(); len(keys)+len(sessions) > 0 {
 		t.Errorf("left behind: %v %v", keys, sessions)

@@ -1,10 +1,10 @@
-// Shows one run: the one that the address names behind the #, so that a link to
-// it or a reload shows it again. What comes from nodes is only ever set as text.
+// Shows the run whose ID follows the # in the address, so that a link or a reload
+// shows the same run. Data from nodes is only ever set as text, never as HTML.
 
-const kept = 4000; // characters of output that a node's row has
+const maxShown = 4000; // characters of output in a node's row
 const element = (id) => document.getElementById(id);
 const nodes = new Map(); // by name: {state, code, reason, output, draw}
-const stale = new Set(); // the nodes whose rows are to be drawn
+const changed = new Set(); // the nodes whose rows must be drawn again
 let source, drawing, current = "";
 
 element("form").addEventListener("submit", async (event) => {
@@ -31,7 +31,7 @@ element("stop").addEventListener("click", async () => {
 	await request("/runs/" + current, {method: "DELETE"});
 });
 
-// request returns the answer, or shows why there is none.
+// request returns the answer of the service. If there is none, it shows the error.
 async function request(path, options) {
 	try {
 		const response = await fetch(path, options);
@@ -48,12 +48,12 @@ async function request(path, options) {
 addEventListener("hashchange", watch);
 watch();
 
-// watch shows the run that the address names.
+// watch shows the run whose ID is in the address.
 function watch() {
 	source?.close();
 	current = location.hash.slice(1);
 	nodes.clear();
-	stale.clear();
+	changed.clear();
 	element("rows").replaceChildren();
 	element("summary").textContent = current ? "Nodes" : "No run yet";
 	for (const id of ["status", "cut", "error"]) {
@@ -64,17 +64,18 @@ function watch() {
 		return;
 	}
 	source = new EventSource("/runs/" + encodeURIComponent(current) + "/events");
-	source.onmessage = (message) => take(JSON.parse(message.data));
+	source.onmessage = (message) => apply(JSON.parse(message.data));
 	source.onopen = () => { element("error").textContent = ""; };
 	source.onerror = () => {
 		const gone = source.readyState === EventSource.CLOSED;
-		element("error").textContent = gone ? "The service does not have this run any more." : "The connection is lost. Trying again…";
+		element("error").textContent = gone ? "The service no longer has this run." : "Connection lost. Reconnecting…";
 		element("stop").disabled = gone;
 	};
 }
 
-// take notes what an event says. An EventSource that reconnects goes on where it was.
-function take(event) {
+// apply updates the page with an event. No event comes twice: after a reconnect, an
+// EventSource gets only the events that follow.
+function apply(event) {
 	switch (event.type) {
 	case "start":
 		element("command").value = event.order.command;
@@ -86,28 +87,28 @@ function take(event) {
 		element("status").textContent = "Running: " + element("command").value;
 		return;
 	case "cut":
-		element("cut").textContent = `${event.bytes} bytes of output that came earlier are not kept any more.`;
+		element("cut").textContent = `The service has dropped the oldest ${event.bytes} bytes of output.`;
 		return;
 	case "end":
 		source.close();
 		element("stop").disabled = true;
-		element("status").textContent = event.error ? "Ended. " + event.error : "Ended. Every node exited with 0.";
+		element("status").textContent = event.error ? "Ended. " + event.error : "Ended. The exit code of every node is 0.";
 		return;
 	}
 	const node = nodes.get(event.node) ?? add(event.node);
 	if (event.type === "output") {
 		const output = node.output + event.output;
-		node.output = output.length > kept ? "…" + output.slice(1 - kept) : output;
+		node.output = output.length > maxShown ? "…" + output.slice(1 - maxShown) : output;
 	} else {
 		node.state = {ack: "running", exit: "exited", running: "left running"}[event.type] ?? event.type;
 		node.code = event.exitCode;
 		node.reason = event.error;
 	}
-	stale.add(node);
-	drawing ??= setTimeout(draw, 50); // however many events there are
+	changed.add(node);
+	drawing ??= setTimeout(draw, 50); // one drawing for many events
 }
 
-// add makes a node's row, where its name belongs.
+// add adds a node's row, in the order of names.
 function add(name) {
 	const row = document.createElement("tr");
 	const [head, state, code, output] = ["th", "td", "td", "td"].map((kind) => row.appendChild(document.createElement(kind)));
@@ -116,7 +117,7 @@ function add(name) {
 	const text = output.appendChild(document.createElement("pre"));
 	text.setAttribute("role", "region");
 	text.setAttribute("aria-label", "Output of " + name);
-	text.tabIndex = 0; // so that the keyboard can scroll it
+	text.tabIndex = 0; // lets the keyboard scroll it
 	const next = [...element("rows").rows].find((other) => other.cells[0].textContent > name);
 	element("rows").insertBefore(row, next ?? null);
 	const node = {state: "", output: "", draw() {
@@ -132,10 +133,10 @@ function add(name) {
 
 function draw() {
 	drawing = undefined;
-	for (const node of stale) {
+	for (const node of changed) {
 		node.draw();
 	}
-	stale.clear();
+	changed.clear();
 	const count = new Map();
 	for (const node of nodes.values()) {
 		const state = node.state === "exited" ? "exited with " + node.code : node.state;
