@@ -32,7 +32,7 @@ func shells(t testing.TB) []shell {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	for _, name := range []string{"dash", "bash", "busybox", "ksh93", "mksh", "zsh"} {
+	for _, name := range []string{"dash", "bash", "busybox", "ksh93", "mksh"} {
 		path, err := exec.LookPath(name)
 		if err != nil {
 			continue
