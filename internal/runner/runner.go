@@ -29,8 +29,8 @@ import (
 	"time"
 )
 
-// A Job is what a node runs: the part of a job spec that says so. Agents look at
-// Script first, then at Args, then at Command.
+// A Job is the part of a job spec that says what a node runs: Args if it has some,
+// else Script, else Command. An agent writes a Script to a file in any case.
 type Job struct {
 	Command string   `json:",omitempty"`
 	Args    []string `json:",omitempty"`
