@@ -7,19 +7,6 @@ import (
 	"errors"
 )
 
-// An entry is a key under the job.
-type entry struct {
-	Key string // as Consul spells it
-	value
-	parsed Key
-}
-
-// value is the part of a key's value that matters. It is zero until it is read.
-type value struct {
-	Value   []byte
-	Session string
-}
-
 // If there is much to read, decoding it is most of what a run costs. So a scanner
 // reads answers in the form that Consul writes, and knows no other. It takes a
 // tenth of the time of encoding/json (BenchmarkDecode), which decodes the rest.

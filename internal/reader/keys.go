@@ -2,7 +2,6 @@ package reader
 
 import (
 	"fmt"
-	"strconv"
 	"strings"
 )
 
@@ -101,15 +100,4 @@ func parseChunk(digits string) (int, bool) {
 		}
 	}
 	return n, true
-}
-
-// ParseExit parses the value of an Exit key: decimal text, -1 if a signal ended
-// the process.
-func ParseExit(value []byte) (int, error) {
-	code, err := strconv.Atoi(string(value))
-	if err != nil {
-		const most = 32 // bytes of a stranger's value in an error's text
-		return 0, fmt.Errorf("exit status %q is not a number", value[:min(len(value), most)])
-	}
-	return code, nil
 }

@@ -1,7 +1,6 @@
 package reader
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -196,16 +195,4 @@ func without(entries []*entry, indexes []int) []*entry {
 		}
 	}
 	return rest
-}
-
-// body is the buffer for the last answer's body.
-type body struct{ bytes.Buffer }
-
-// intercept returns a context for a request whose answer's body goes to b. A
-// buffer that one large answer has grown is replaced.
-func (b *body) intercept(ctx context.Context) context.Context {
-	if b.Cap() > 2*maxNewBytes {
-		b.Buffer = bytes.Buffer{}
-	}
-	return consul.WithBody(ctx, &b.Buffer)
 }

@@ -12,14 +12,6 @@ import (
 	"github.com/consulexec/consulexec/internal/consul"
 )
 
-// A listing has the keys under the job.
-type listing struct {
-	entries []entry
-	values  bool // whether the entries have their values
-	hasJob  bool // whether the job's own key is there
-	index   uint64
-}
-
 // lister lists the keys under the job, with or without their values.
 type lister struct {
 	*consul.Client

@@ -1,0 +1,50 @@
+package reader
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+)
+
+// maxChunk is how many bytes of output an agent writes to a key at most.
+const maxChunk = 4096
+
+// A Record is one thing that a node reported.
+type Record struct {
+	Node  string
+	Kind  Kind   // Ack, Output or Exit
+	Value []byte // of Output (empty for a heartbeat) and Exit
+}
+
+// A Batch has records of several nodes, in the order in which each node wrote
+// them.
+type Batch struct {
+	Records []Record
+
+	// Listed is set in the last batch of a listing, to the time when the reader
+	// asked for the listing. A record that is in no batch so far had not been
+	// written then.
+	Listed time.Time
+
+	// Outage is set beside Listed. It is how long before the listing nothing could
+	// be read.
+	Outage time.Duration
+
+	// JobGone is set beside Listed if the job's key is no longer there, for example
+	// because the session is gone.
+	JobGone bool
+
+	// Err is set in the last batch of all. It says why the reader ended.
+	Err error
+}
+
+// ParseExit parses the value of an Exit key: decimal text, -1 if a signal ended
+// the process.
+func ParseExit(value []byte) (int, error) {
+	code, err := strconv.Atoi(string(value))
+	if err != nil {
+		const most = 32 // bytes of a stranger's value in an error's text
+		return 0, fmt.Errorf("exit status %q is not a number", value[:min(len(value), most)])
+	}
+	return code, nil
+}
