@@ -104,8 +104,8 @@ func TestNewRefuses(t *testing.T) {
 			continue
 		}
 		for _, line := range strings.Split(err.Error(), "\n") {
-			if !strings.HasPrefix(line, "consulexec: ") {
-				t.Errorf("error %q does not say whose it is", line)
+			if !strings.HasPrefix(line, "consulexec: ") || strings.Count(line, "consulexec: ") != 1 {
+				t.Errorf("error %q does not begin with the package's name, once", line)
 			}
 		}
 		for _, want := range test.want {
@@ -114,8 +114,38 @@ func TestNewRefuses(t *testing.T) {
 			}
 		}
 	}
-	if _, err := New(""); !errors.Is(err, ErrNoCommand) {
-		t.Errorf("New without a command: %v is not ErrNoCommand", err)
+	if _, err := New(""); !errors.Is(err, ErrNoCommand) || errors.Is(err, ErrBadOption) {
+		t.Errorf("New without a command: %v is not ErrNoCommand alone", err)
+	}
+}
+
+// TestOptionError checks that an error names its option for programs, too.
+func TestOptionError(t *testing.T) {
+	for _, test := range []struct {
+		command string
+		options []Option
+		want    string
+	}{
+		{"a\x00b", nil, "command"},
+		{"x", []Option{WithArgs("ls")}, "command"},
+		{"", []Option{WithArgs("ls"), WithScript([]byte("ls"))}, "WithScript"},
+		{"x", []Option{WithNode("(")}, "WithNode"},
+		{"x", []Option{WithTag("v1")}, "WithTag"},
+		{"x", []Option{WithNodes("a", strings.Repeat("b", 400))}, "WithNodes"},
+		{"x", []Option{WithService("web"), WithNode(strings.Repeat("a", 400))}, "WithNode"},
+		{"x", []Option{WithPrefix(strings.Repeat("p", 238)), WithService(strings.Repeat("b", 400))}, "WithService"},
+		{"x", []Option{WithConcurrency(2), WithConcurrencyPercent(10)}, "WithConcurrency"},
+		{"x", []Option{WithMaxFailures(2), WithoutDiscovery()}, "WithMaxFailures"},
+		{"x", []Option{WithWait(time.Hour), WithLostTimeout(time.Minute)}, "WithLostTimeout"},
+		{"x", []Option{WithConfig(&api.Config{Address: "gopher://x"})}, "WithConfig"},
+		{"x", []Option{WithLogger(nil)}, "WithLogger"},
+		{"x", []Option{OnExit(nil)}, "OnExit"},
+	} {
+		_, err := New(test.command, test.options...)
+		var bad *OptionError
+		if !errors.Is(err, ErrBadOption) || errors.Is(err, ErrNoCommand) || !errors.As(err, &bad) || bad.Option != test.want || bad.Err == nil {
+			t.Errorf("error %v has the option %+v, want %s", err, bad, test.want)
+		}
 	}
 }
 

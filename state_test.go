@@ -9,7 +9,7 @@ import (
 	"github.com/consulexec/consulexec/internal/reader"
 )
 
-// TestStateDone tells stories: what comes, and when the run is done.
+// TestStateDone plays sequences of records and checks when the run is done.
 func TestStateDone(t *testing.T) {
 	// One word for each thing that happens to a node, at a second; a listing at
 	// that second follows.
@@ -168,23 +168,23 @@ func TestStatePause(t *testing.T) {
 	s.expect([]string{"queued", "waits"})
 	s.dispatch([]string{"queued"}, at(40), nil) // gossip carries it later
 	s.pause(time.Hour, at(31))
-	if told := s.nodes["queued"].dispatchedAt; !told.Equal(at(40)) {
-		t.Errorf("queued was told after %v", told.Sub(start))
+	if got := s.nodes["queued"].dispatchedAt; !got.Equal(at(40)) {
+		t.Errorf("queued was dispatched to after %v", got.Sub(start))
 	}
-	if told := s.nodes["waits"].dispatchedAt; !told.IsZero() {
-		t.Errorf("waits was told at %v", told)
+	if got := s.nodes["waits"].dispatchedAt; !got.IsZero() {
+		t.Errorf("waits was dispatched to at %v", got)
 	}
 	if seen := s.nodes["a"].seen; seen.After(at(31)) {
 		t.Errorf("seen %v in the future", seen.Sub(at(31)))
 	}
 }
 
-// TestStateWindow tells who is told when.
+// TestStateWindow checks which nodes get the job at which time.
 func TestStateWindow(t *testing.T) {
 	type step struct {
-		what string // "ack", "exit", "fail", "lose" or "silent"; then those who may be told are
+		what string // "ack", "exit", "fail", "lose" or "silent"; the nodes that may get the job next are dispatched to
 		node string
-		told []string
+		next []string
 	}
 	tests := []struct {
 		name    string
@@ -244,11 +244,11 @@ func TestStateWindow(t *testing.T) {
 					now = now.Add(defaultAckTimeout)
 					s.overdue(now)
 				}
-				told := s.next()
-				if !slices.Equal(told, step.told) {
-					t.Fatalf("step %d, %s of %q: told %q, want %q", i, step.what, step.node, told, step.told)
+				next := s.next()
+				if !slices.Equal(next, step.next) {
+					t.Fatalf("step %d, %s of %q: dispatched to %q, want %q", i, step.what, step.node, next, step.next)
 				}
-				s.dispatch(told, now, nil)
+				s.dispatch(next, now, nil)
 			}
 			if s.skipped != test.skipped {
 				t.Errorf("%d skipped, want %d", s.skipped, test.skipped)

@@ -164,7 +164,7 @@ func (a *agent) run(job Job) (output string, code int) {
 	return a.start(job).wait()
 }
 
-// processes returns the processes of the agent's jobs, where that can be known.
+// processes returns the processes of the agent's jobs, if there is a /proc.
 func (a *agent) processes() (pids []int) {
 	files, _ := filepath.Glob("/proc/[0-9]*/environ")
 	for _, file := range files {
@@ -362,7 +362,8 @@ func everyByte() []byte {
 	return all
 }
 
-// TestWrapSignal shows where the status differs: an agent says -1 of any signal.
+// TestWrapSignal shows how the status differs: without the wrapper an agent reports
+// -1 for any signal.
 func TestWrapSignal(t *testing.T) {
 	eachShell(t, func(t *testing.T, sh shell) {
 		t.Parallel()
@@ -416,7 +417,7 @@ func TestWrapShell(t *testing.T) {
 	})
 }
 
-// endings are commands that are ended, and what becomes of them. Each makes a file
+// endings are commands to end, and their outcome. Each makes a file
 // when it can be ended.
 var endings = []struct {
 	name, command string
@@ -669,7 +670,7 @@ func TestManyShort(t *testing.T) {
 	})
 }
 
-// FuzzWrap checks that what there is to run arrives as it is.
+// FuzzWrap checks that a job runs exactly what it was given.
 func FuzzWrap(f *testing.F) {
 	for _, text := range []string{"", "'", "''", `\'`, `"`, "$(exit 1)`exit 1`", "\n", "\n\n'\n", "*", "~", "-c", "--", "\\", "%s%d", "!x", "ü\xff", "#", ";&|<>(){}[]", "a\tb\r"} {
 		f.Add(text)
