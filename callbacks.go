@@ -3,8 +3,8 @@ package consulexec
 import "errors"
 
 // OnSubmit calls fn when the first event is on its way to the nodes, before any
-// other callback but OnError. A run that dispatches to no node, as enough nodes are
-// down for WithMaxFailures, calls it too.
+// other callback but OnError. A run that dispatches to no node, as enough nodes
+// are down for WithMaxFailures, calls it too.
 func OnSubmit(fn func()) Option {
 	return on(EventSubmit, "OnSubmit", fn == nil, func(Event) { fn() })
 }
@@ -15,62 +15,62 @@ func OnAck(fn func(node string)) Option {
 	return on(EventAck, "OnAck", fn == nil, func(e Event) { fn(e.Node) })
 }
 
-// OnOutput calls fn with each piece of a node's output, in order: stdout and stderr
-// in one stream. The agent cuts it into pieces of at most 4096 bytes, without regard
-// to lines or characters, and sends a piece half a second after the last write at
-// the latest. fn may keep output.
+// OnOutput calls fn with each piece of a node's output, in order: stdout and
+// stderr in one stream. The agent cuts it into pieces of at most 4096 bytes,
+// without regard to lines or characters, and sends a piece half a second after
+// the last write at the latest. fn may keep output.
 func OnOutput(fn func(node string, output []byte)) Option {
 	return on(EventOutput, "OnOutput", fn == nil, func(e Event) { fn(e.Node, e.Output) })
 }
 
-// OnLine calls fn with each line of a node's output, in order, empty lines too. The
-// line comes without the newline that ends it ("\n" or "\r\n"). How the agent cuts
-// the output into pieces makes no difference. A line is delivered when its newline
-// has come, after the call of OnOutput with that piece.
+// OnLine calls fn with each line of a node's output, in order, empty lines too.
+// The line comes without the newline that ends it ("\n" or "\r\n"). How the
+// agent cuts the output into pieces makes no difference. A line is delivered
+// when its newline has come, after the call of OnOutput with that piece.
 //
 // What follows the last newline is a line too. It is delivered before OnExit or
-// OnLost, or before OnError if the run fails while the node still runs. A line of
-// more than MaxLine bytes is delivered in pieces of MaxLine bytes, the last one
-// shorter; that may cut a character in two. Bytes that are not UTF-8 stay as they
-// are, and so does a "\r" without a "\n" after it.
+// OnLost, or before OnError if the run fails while the node still runs. A line
+// of more than MaxLine bytes is delivered in pieces of MaxLine bytes, the last
+// one shorter; that may cut a character in two. Bytes that are not UTF-8 stay
+// as they are, and so does a "\r" without a "\n" after it.
 func OnLine(fn func(node, line string)) Option {
 	return on(eventLine, "OnLine", fn == nil, func(e Event) { fn(e.Node, string(e.Output)) })
 }
 
-// OnHeartbeat calls fn when a node reports that the command still runs although it
-// has printed nothing for the wait. See WithWait.
+// OnHeartbeat calls fn when a node reports that the command still runs although
+// it has printed nothing for the wait. See WithWait.
 func OnHeartbeat(fn func(node string)) Option {
 	return on(EventHeartbeat, "OnHeartbeat", fn == nil, func(e Event) { fn(e.Node) })
 }
 
-// OnExit calls fn when the command has ended on a node, after all its output, once
-// for each node. See NodeResult.ExitCode for the codes.
+// OnExit calls fn when the command has ended on a node, after all its output,
+// once for each node. See NodeResult.ExitCode for the codes.
 func OnExit(fn func(node string, code int)) Option {
 	return on(EventExit, "OnExit", fn == nil, func(e Event) { fn(e.Node, e.ExitCode) })
 }
 
-// OnLost calls fn when a node that ran the command counts as lost. It is the last
-// call for that node. err is a *NodeError that says why.
+// OnLost calls fn when a node that ran the command counts as lost. It is the
+// last call for that node. err is a *NodeError that says why.
 func OnLost(fn func(node string, err error)) Option {
 	return on(EventLost, "OnLost", fn == nil, func(e Event) { fn(e.Node, e.Err) })
 }
 
-// OnNoResponse calls fn when an expected node has not acknowledged the job within
-// the ack timeout. OnAck may still follow if other nodes keep the run going. For a
-// name of WithNodes that is not in the catalog, or not alive, it is called right
-// after OnSubmit.
+// OnNoResponse calls fn when an expected node has not acknowledged the job
+// within the ack timeout. OnAck may still follow if other nodes keep the run
+// going. For a name of WithNodes that is not in the catalog, or not alive, it
+// is called right after OnSubmit.
 func OnNoResponse(fn func(node string)) Option {
 	return on(EventNoResponse, "OnNoResponse", fn == nil, func(e Event) { fn(e.Node) })
 }
 
-// OnDone calls fn last, if the run went to its end, whatever the commands' statuses
-// are. Session and keys are gone by then.
+// OnDone calls fn last, if the run went to its end, whatever the commands'
+// statuses are. Session and keys are gone by then.
 func OnDone(fn func()) Option {
 	return on(eventDone, "OnDone", fn == nil, func(Event) { fn() })
 }
 
-// OnError calls fn last, in place of OnDone, if the run failed. err is the error
-// that Wait returns.
+// OnError calls fn last, in place of OnDone, if the run failed. err is the
+// error that Wait returns.
 func OnError(fn func(err error)) Option {
 	return on(eventError, "OnError", fn == nil, func(e Event) { fn(e.Err) })
 }

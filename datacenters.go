@@ -8,14 +8,14 @@ import (
 	"slices"
 )
 
-// RunDatacenters runs command in several datacenters at once, each as a run of its
-// own with its own session and job, and waits for the end of all. A failure in one
-// datacenter leaves the others running.
+// RunDatacenters runs command in several datacenters at once, each as a run of
+// its own with its own session and job, and waits for the end of all. A failure
+// in one datacenter leaves the others running.
 //
 // The options of each run are those that the function options returns for its
-// datacenter, and WithDatacenter. A nil function means no options. It is called for
-// all datacenters, in their order, before anything is started. Its callbacks know
-// their datacenter from its argument:
+// datacenter, and WithDatacenter. A nil function means no options. It is called
+// for all datacenters, in their order, before anything is started. Its
+// callbacks know their datacenter from its argument:
 //
 //	func(datacenter string) []consulexec.Option {
 //		return []consulexec.Option{
@@ -23,16 +23,16 @@ import (
 //		}
 //	}
 //
-// The callbacks of all runs are called one at a time, on the caller's goroutine, as
-// by Run. A slow callback slows the reading in all datacenters. If one panics, no
-// other is called: the runs are cancelled, their sessions and keys are removed, and
-// then the panic goes on.
+// The callbacks of all runs are called one at a time, on the caller's
+// goroutine, as by Run. A slow callback slows the reading in all datacenters.
+// If one panics, no other is called: the runs are cancelled, their sessions and
+// keys are removed, and then the panic goes on.
 //
-// The results are in the order of datacenters; Result.Datacenter names each. The
-// error joins the errors of the runs that failed, and names their datacenters. The
-// result of such a run says how far it got. If an option is not usable, ctx is nil,
-// or datacenters is empty or has an empty or repeated name, there is an error and no
-// result, and nothing was started.
+// The results are in the order of datacenters; Result.Datacenter names each.
+// The error joins the errors of the runs that failed, and names their
+// datacenters. The result of such a run says how far it got. If an option is
+// not usable, ctx is nil, or datacenters is empty or has an empty or repeated
+// name, there is an error and no result, and nothing was started.
 func RunDatacenters(ctx context.Context, datacenters []string, command string, options func(datacenter string) []Option) ([]*Result, error) {
 	execs, err := newDatacenters(datacenters, command, options)
 	if err != nil {
@@ -54,8 +54,8 @@ func RunDatacenters(ctx context.Context, datacenters []string, command string, o
 	return results, errors.Join(errs...)
 }
 
-// newDatacenters prepares a run in each datacenter. Its error has everything that is
-// wrong.
+// newDatacenters prepares a run in each datacenter. Its error has everything
+// that is wrong.
 func newDatacenters(datacenters []string, command string, options func(datacenter string) []Option) ([]*Exec, error) {
 	if len(datacenters) == 0 {
 		return nil, errors.New("consulexec: RunDatacenters: no datacenter")
@@ -85,8 +85,8 @@ func newDatacenters(datacenters []string, command string, options func(datacente
 	return execs, errors.Join(errs...)
 }
 
-// runTogether runs what has begun, each run on a goroutine of its own, and waits for
-// all. It calls their callbacks itself.
+// runTogether runs what has begun, each run on a goroutine of its own, and
+// waits for all. It calls their callbacks itself.
 func runTogether(ctx context.Context, execs []*Exec) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

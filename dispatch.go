@@ -11,8 +11,8 @@ import (
 	"github.com/consulexec/consulexec/internal/reader"
 )
 
-// eventPace is how fast gossip carries events: two of the size of a full list of
-// names fit in a packet, and packets go out five times a second.
+// eventPace is how fast gossip carries events: two of the size of a full list
+// of names fit in a packet, and packets go out five times a second.
 const eventPace = 100 * time.Millisecond
 
 // dispatcher hands the job of a session to nodes.
@@ -29,8 +29,8 @@ type dispatch struct {
 	names []string
 	event *api.UserEvent
 
-	// delay is how long gossip takes until it carries the event, as it carries those
-	// before it first. The ack timeout of the nodes begins after it.
+	// delay is how long gossip takes until it carries the event, as it carries
+	// those before it first. The ack timeout of the nodes begins after it.
 	delay time.Duration
 }
 
@@ -58,8 +58,8 @@ func (d *dispatcher) writeJob(ctx context.Context, spec jobSpec) error {
 	return err
 }
 
-// plan returns the dispatches for nodes whose turn it is: one for all that pass the
-// filter, or as many as their names need.
+// plan returns the dispatches for nodes whose turn it is: one for all that pass
+// the filter, or as many as their names need.
 func (d *dispatcher) plan(names []string) []dispatch {
 	if !d.byName {
 		return []dispatch{{names: names, event: d.event()}}
@@ -79,9 +79,9 @@ func (d *dispatcher) plan(names []string) []dispatch {
 
 func (d *dispatcher) event() *api.UserEvent { return newEvent(d.prefix, d.filter, d.session) }
 
-// fire fires the event of a dispatch. It retries only if the event certainly did
-// not go out. If it may have gone out in spite of a failure, fire returns that as
-// uncertain: the nodes will show which.
+// fire fires the event of a dispatch. It retries only if the event certainly
+// did not go out. If it may have gone out in spite of a failure, fire returns
+// that as uncertain: the nodes will show which.
 func (d *dispatcher) fire(ctx context.Context, next dispatch) (uncertain, err error) {
 	op := consul.Operation{Doing: "fire event " + next.event.Name, Need: fmt.Sprintf("event:write on %q", next.event.Name)}
 	var id string
@@ -102,7 +102,8 @@ func (d *dispatcher) fire(ctx context.Context, next dispatch) (uncertain, err er
 	return nil, err
 }
 
-// deleteKeys deletes the keys that do not go with the session: those of strangers.
+// deleteKeys deletes the keys that do not go with the session: those of
+// strangers.
 func (d *dispatcher) deleteKeys(ctx context.Context) error {
 	op := consul.Operation{Doing: "delete " + d.base(), Need: "key:write on " + d.base(), Timeout: consul.CleanUpTimeout}
 	err := d.Do(ctx, op, func(ctx context.Context) error {

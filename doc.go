@@ -1,7 +1,7 @@
-// Package consulexec runs a command on every matching node of a Consul cluster and
-// reports, node by node and as it happens, who acknowledged it, what it printed and
-// how it exited. It speaks the protocol behind `consul exec`, which every Consul
-// agent understands if remote exec is enabled there.
+// Package consulexec runs a command on every matching node of a Consul cluster
+// and reports, node by node and as it happens, who acknowledged it, what it
+// printed and how it exited. It speaks the protocol behind `consul exec`, which
+// every Consul agent understands if remote exec is enabled there.
 //
 //	e, err := consulexec.New("uptime",
 //		consulexec.WithNode(`^web-`),
@@ -13,75 +13,80 @@
 //
 // # The life of a run
 //
-// A run opens a session in Consul and writes the job under it. Meanwhile it asks the
-// catalog which nodes are alive and match the filters. If there is none, the run ends
-// with [ErrNoTargets] and no node gets the job. Otherwise the run fires an event,
-// which reaches the nodes by gossip: [OnSubmit]. Each node that takes the job
-// acknowledges it ([OnAck]), runs the command and sends the output as it comes
-// ([OnOutput]). A silent command sends heartbeats ([OnHeartbeat]). At last the node
-// sends the exit status ([OnExit]).
+// A run opens a session in Consul and writes the job under it. Meanwhile it
+// asks the catalog which nodes are alive and match the filters. If there is
+// none, the run ends with [ErrNoTargets] and no node gets the job. Otherwise
+// the run fires an event, which reaches the nodes by gossip: [OnSubmit]. Each
+// node that takes the job acknowledges it ([OnAck]), runs the command and sends
+// the output as it comes ([OnOutput]). A silent command sends heartbeats
+// ([OnHeartbeat]). At last the node sends the exit status ([OnExit]).
 //
 // The run is done ([OnDone]) when no node is running and each expected node has
-// exited, is lost, or has not responded. A lost node acknowledged and then fell silent
-// ([OnLost], see [WithLostTimeout]); for a node without a response see [OnNoResponse]
-// and [WithAckTimeout]. With [WithMinNodes] the run also waits until that many nodes
-// have exited, or nothing new has come for the ack timeout. If the token may not read
-// the catalog, or with [WithoutDiscovery], nobody is expected and silence ends the
-// run; [Result.DiscoveryErr] says so.
+// exited, is lost, or has not responded. A lost node acknowledged and then fell
+// silent ([OnLost], see [WithLostTimeout]); for a node without a response see
+// [OnNoResponse] and [WithAckTimeout]. With [WithMinNodes] the run also waits
+// until that many nodes have exited, or nothing new has come for the ack
+// timeout. If the token may not read the catalog, or with [WithoutDiscovery],
+// nobody is expected and silence ends the run; [Result.DiscoveryErr] says so.
 //
-// [WithNodes] addresses nodes by name, however many. With [WithConcurrency] the job
-// goes to some nodes at a time, and to the next one as one ends: a rolling run.
-// [WithMaxFailures] stops it. [RunDatacenters] makes a run in each of several
-// datacenters.
+// [WithNodes] addresses nodes by name, however many. With [WithConcurrency] the
+// job goes to some nodes at a time, and to the next one as one ends: a rolling
+// run. [WithMaxFailures] stops it. [RunDatacenters] makes a run in each of
+// several datacenters.
 //
-// However a run ends, its session is destroyed and its keys are deleted before the
-// last callback. If that fails, or this process dies, the session's TTL removes them
-// within 30 seconds; a new leader of Consul's servers begins these anew.
+// However a run ends, its session is destroyed and its keys are deleted before
+// the last callback. If that fails, or this process dies, the session's TTL
+// removes them within 30 seconds; a new leader of Consul's servers begins these
+// anew.
 //
 // # Callbacks and events
 //
 // Callbacks are called one at a time, on one goroutine: the one that called
-// [Exec.Run], or one that [Exec.Start] started. For each node the order is ack, output
-// and heartbeats, exit or lost. [OnSubmit] comes before all of them, exactly one of
-// [OnDone] and [OnError] last, and none after [Exec.Wait] has returned. A slow
-// callback slows the reading of what the nodes report, and nothing else: the session
-// stays alive. If a callback panics, the run ends, and session and keys are removed
-// before the panic goes on. [Exec.Events] is the same run as a range loop.
+// [Exec.Run], or one that [Exec.Start] started. For each node the order is ack,
+// output and heartbeats, exit or lost. [OnSubmit] comes before all of them,
+// exactly one of [OnDone] and [OnError] last, and none after [Exec.Wait] has
+// returned. A slow callback slows the reading of what the nodes report, and
+// nothing else: the session stays alive. If a callback panics, the run ends,
+// and session and keys are removed before the panic goes on. [Exec.Events] is
+// the same run as a range loop.
 //
 // # Errors
 //
 // The error of Run and Wait is about the job itself: Consul can't be reached, a
 // permission is missing ([ErrPermissionDenied]), the session is lost
-// ([ErrSessionLost]), the context has ended. A command that fails on some node is no
-// such error. [Result.Err] has both kinds: it is nil only if all went well everywhere.
-// [New] returns an [OptionError] for each option that is not usable.
+// ([ErrSessionLost]), the context has ended. A command that fails on some node
+// is no such error. [Result.Err] has both kinds: it is nil only if all went
+// well everywhere. [New] returns an [OptionError] for each option that is not
+// usable.
 //
 // # When Consul falters
 //
-// A request is retried, with growing pauses, if Consul can't be reached, is overloaded
-// or has no leader. Before there is a session that goes on for five seconds, then for
-// as long as the session can live, which is 30 seconds after its last renewal. No node
-// ages while nothing can be read. The event is retried only if it certainly did not go
-// out, so that no retry makes a node run the command twice. An agent whose write fails
-// in such a time gives up and falls silent: its node is lost.
+// A request is retried, with growing pauses, if Consul can't be reached, is
+// overloaded or has no leader. Before there is a session that goes on for five
+// seconds, then for as long as the session can live, which is 30 seconds after
+// its last renewal. No node ages while nothing can be read. The event is
+// retried only if it certainly did not go out, so that no retry makes a node
+// run the command twice. An agent whose write fails in such a time gives up and
+// falls silent: its node is lost.
 //
 // # What Consul's agents do not do
 //
-// An agent never ends a command. If the run ends before the command does, for example
-// because its context is cancelled, the command runs on, unseen. [WithTimeout] and
-// [WithKillOnCancel] end it: with them the command runs under a small shell program
-// that can.
+// An agent never ends a command. If the run ends before the command does, for
+// example because its context is cancelled, the command runs on, unseen.
+// [WithTimeout] and [WithKillOnCancel] end it: with them the command runs under
+// a small shell program that can.
 //
-// Gossip, which carries the event, may miss a node: each agent passes it on a few
-// times only, to others picked at random. Anti-entropy brings it to that node some 30
-// seconds later. [WithAckTimeout] sets how long the run waits for that.
+// Gossip, which carries the event, may miss a node: each agent passes it on a
+// few times only, to others picked at random. Anti-entropy brings it to that
+// node some 30 seconds later. [WithAckTimeout] sets how long the run waits for
+// that.
 //
 // # What a cluster must allow
 //
-// Agents take part if their configuration has disable_remote_exec = false; since
-// Consul 0.8 the default is true. With ACLs, the run's token needs session:write on
-// the node that holds the session, key:write on the prefix and event:write on
-// "_rexec". It needs node:read on all nodes for an exact end, and service:read for
-// WithService and WithDatacenter. Each agent's own token needs key:write on the
-// prefix.
+// Agents take part if their configuration has disable_remote_exec = false;
+// since Consul 0.8 the default is true. With ACLs, the run's token needs
+// session:write on the node that holds the session, key:write on the prefix and
+// event:write on "_rexec". It needs node:read on all nodes for an exact end,
+// and service:read for WithService and WithDatacenter. Each agent's own token
+// needs key:write on the prefix.
 package consulexec

@@ -8,33 +8,34 @@ import (
 )
 
 var (
-	// ErrNoCommand is in the error of New if there is nothing to run: no command,
-	// no script and no arguments.
+	// ErrNoCommand is in the error of New if there is nothing to run: no
+	// command, no script and no arguments.
 	ErrNoCommand = errors.New("no command")
 
 	// ErrBadOption is in the error of New if an option or the command is not
 	// usable. See OptionError.
 	ErrBadOption = errors.New("bad option")
 
-	// ErrStarted is what Start, Run and Events return for an Exec that was started
-	// before.
+	// ErrStarted is what Start, Run and Events return for an Exec that was
+	// started before.
 	ErrStarted = errors.New("consulexec: already started")
 
 	// ErrNotStarted is what Wait returns for an Exec that was not started.
 	ErrNotStarted = errors.New("consulexec: not started")
 
-	// ErrNoTargets is in the error of a run that has no node: the catalog has no
-	// node that is alive and matches, and no node got the job. If the expected nodes
-	// are not known, it means that no node has answered.
+	// ErrNoTargets is in the error of a run that has no node: the catalog has
+	// no node that is alive and matches, and no node got the job. If the
+	// expected nodes are not known, it means that no node has answered.
 	ErrNoTargets = errors.New("no matching node")
 
-	// ErrSessionLost is in the error of a run whose session ended before the run.
-	// Somebody destroyed it, it expired, or the node that held it left the catalog.
-	// Agents can report nothing after that; their commands go on.
+	// ErrSessionLost is in the error of a run whose session ended before the
+	// run. Somebody destroyed it, it expired, or the node that held it left the
+	// catalog. Agents can report nothing after that; their commands go on.
 	ErrSessionLost = consul.ErrSessionLost
 
-	// ErrPermissionDenied is in the error of a run whose token lacks a permission.
-	// It is also in Result.DiscoveryErr if the token may not read the catalog.
+	// ErrPermissionDenied is in the error of a run whose token lacks a
+	// permission. It is also in Result.DiscoveryErr if the token may not read
+	// the catalog.
 	ErrPermissionDenied = consul.ErrPermissionDenied
 
 	// ErrDiscoveryOff is Result.DiscoveryErr of a run WithoutDiscovery.

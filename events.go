@@ -19,18 +19,19 @@ const (
 	// EventOutput has a piece of Node's output. See OnOutput.
 	EventOutput
 
-	// EventHeartbeat says that the command still runs on Node and prints nothing.
-	// See OnHeartbeat.
+	// EventHeartbeat says that the command still runs on Node and prints
+	// nothing. See OnHeartbeat.
 	EventHeartbeat
 
-	// EventExit says that the command has ended on Node with ExitCode. See OnExit.
+	// EventExit says that the command has ended on Node with ExitCode. See
+	// OnExit.
 	EventExit
 
 	// EventLost says that Node ran the command and counts as lost. See OnLost.
 	EventLost
 
-	// EventNoResponse says that Node was expected to take the job and did not. See
-	// OnNoResponse.
+	// EventNoResponse says that Node was expected to take the job and did not.
+	// See OnNoResponse.
 	EventNoResponse
 )
 
@@ -69,15 +70,17 @@ type Event struct {
 	// Node is the node's name in Consul. It is empty for EventSubmit.
 	Node string
 
-	// Output is the output of EventOutput: stdout and stderr in one stream, 1 to
-	// 4096 bytes, cut without regard to lines or characters. The receiver may keep
-	// it.
+	// Output is the output of EventOutput: stdout and stderr in one stream, 1
+	// to 4096 bytes, cut without regard to lines or characters. The receiver
+	// may keep it.
 	Output []byte
 
-	// ExitCode is the status of EventExit. See NodeResult.ExitCode for the codes.
+	// ExitCode is the status of EventExit. See NodeResult.ExitCode for the
+	// codes.
 	ExitCode int
 
-	// Err is a *NodeError that says why, for EventLost. It is nil for the others.
+	// Err is a *NodeError that says why, for EventLost. It is nil for the
+	// others.
 	Err error
 
 	// Time is when this client learned of it.

@@ -19,8 +19,9 @@ import (
 	"github.com/consulexec/consulexec/internal/runner"
 )
 
-// cleanUpTimeout bounds the removal of session and keys if the context has ended or
-// the run has failed. If it is too short, the session's TTL removes them.
+// cleanUpTimeout bounds the removal of session and keys if the context has
+// ended or the run has failed. If it is too short, the session's TTL removes
+// them.
 const cleanUpTimeout = 4500 * time.Millisecond
 
 // An Exec is one command for the nodes of a cluster. It runs once.
@@ -34,11 +35,11 @@ type Exec struct {
 	err     error
 }
 
-// New prepares to run command on every node that the options select. The shell of
-// the node's agent runs it: $SHELL with -c, or /bin/sh if the agent has no $SHELL.
-// With WithScript and WithArgs command has to be empty. New touches no network. Its
-// error has everything that is wrong with the command and the options, each as an
-// *OptionError, or is ErrNoCommand.
+// New prepares to run command on every node that the options select. The shell
+// of the node's agent runs it: $SHELL with -c, or /bin/sh if the agent has no
+// $SHELL. With WithScript and WithArgs command has to be empty. New touches no
+// network. Its error has everything that is wrong with the command and the
+// options, each as an *OptionError, or is ErrNoCommand.
 func New(command string, options ...Option) (*Exec, error) {
 	config, errs := newConfig(command, options)
 	for i, err := range errs {
@@ -54,13 +55,13 @@ func New(command string, options ...Option) (*Exec, error) {
 	return &Exec{config: config, id: id, done: make(chan struct{})}, nil
 }
 
-// ID returns the ID of the run, a UUID. It is in the name of the run's session, which
-// `GET /v1/session/list` shows, and in each line of its log.
+// ID returns the ID of the run, a UUID. It is in the name of the run's session,
+// which `GET /v1/session/list` shows, and in each line of its log.
 func (e *Exec) ID() string { return e.id }
 
-// Run runs the command and waits for its end. It is Start and Wait in one, but calls
-// the callbacks on the caller's goroutine. So a panic in a callback passes through
-// Run.
+// Run runs the command and waits for its end. It is Start and Wait in one, but
+// calls the callbacks on the caller's goroutine. So a panic in a callback
+// passes through Run.
 func (e *Exec) Run(ctx context.Context) (*Result, error) {
 	if err := e.begin(ctx); err != nil {
 		return nil, err
@@ -69,13 +70,14 @@ func (e *Exec) Run(ctx context.Context) (*Result, error) {
 	return e.Wait()
 }
 
-// Start begins to run the command and returns at once. A goroutine of the run calls
-// the callbacks. If the run fails, Wait returns the error. Start itself returns
-// ErrStarted for an Exec that was started before, and an error for a nil ctx.
+// Start begins to run the command and returns at once. A goroutine of the run
+// calls the callbacks. If the run fails, Wait returns the error. Start itself
+// returns ErrStarted for an Exec that was started before, and an error for a
+// nil ctx.
 //
-// When ctx ends, the run ends: its session and keys are removed, and the error wraps
-// the context's. Commands that run on nodes go on, as Consul's agents never end
-// them; WithKillOnCancel ends them.
+// When ctx ends, the run ends: its session and keys are removed, and the error
+// wraps the context's. Commands that run on nodes go on, as Consul's agents
+// never end them; WithKillOnCancel ends them.
 func (e *Exec) Start(ctx context.Context) error {
 	if err := e.begin(ctx); err != nil {
 		return err
@@ -85,12 +87,12 @@ func (e *Exec) Start(ctx context.Context) error {
 }
 
 // Wait waits for the end of a run. No callback is called after it has returned.
-// Several goroutines may call Wait, more than once. A callback that calls Wait waits
-// for ever.
+// Several goroutines may call Wait, more than once. A callback that calls Wait
+// waits for ever.
 //
-// The error is nil if the run went to its end. If the command failed on a node, or a
-// node did not answer, the error is in Result.Err, not here. The Result is never nil
-// after a start. It says how far the run got.
+// The error is nil if the run went to its end. If the command failed on a node,
+// or a node did not answer, the error is in Result.Err, not here. The Result is
+// never nil after a start. It says how far the run got.
 func (e *Exec) Wait() (*Result, error) {
 	if !e.started.Load() {
 		return nil, ErrNotStarted
@@ -102,8 +104,8 @@ func (e *Exec) Wait() (*Result, error) {
 // errLoopLeft is the cause of a run's end if its loop over Events was left.
 var errLoopLeft = errors.New("the loop over Events was left")
 
-// Events runs the command and returns its events as a sequence to range over, in
-// place of Start, Run and callbacks:
+// Events runs the command and returns its events as a sequence to range over,
+// in place of Start, Run and callbacks:
 //
 //	for event, err := range e.Events(ctx) {
 //		if err != nil {
@@ -113,22 +115,23 @@ var errLoopLeft = errors.New("the loop over Events was left")
 //	}
 //	result, err := e.Wait()
 //
-// The run begins with the loop, on the loop's goroutine. Events come in the order of
-// the callbacks, and a slow loop body is like a slow callback. The error of the run,
-// which Wait returns too, comes last, with a zero Event. If the loop ends without an
-// error, the run is done. An Exec runs once: a second loop, or one after Start or
-// Run, gets ErrStarted and nothing else.
+// The run begins with the loop, on the loop's goroutine. Events come in the
+// order of the callbacks, and a slow loop body is like a slow callback. The
+// error of the run, which Wait returns too, comes last, with a zero Event. If
+// the loop ends without an error, the run is done. An Exec runs once: a second
+// loop, or one after Start or Run, gets ErrStarted and nothing else.
 //
-// To leave the loop is to cancel ctx: the run ends, and its session and keys are
-// removed before the statement after the loop. The error of Wait then wraps
+// To leave the loop is to cancel ctx: the run ends, and its session and keys
+// are removed before the statement after the loop. The error of Wait then wraps
 // context.Canceled, unless the run had come to its end, which is after the last
-// node's event. So a loop that wants the run's success has to go on until it ends. If
-// the loop body panics, session and keys are removed before the panic goes on.
+// node's event. So a loop that wants the run's success has to go on until it
+// ends. If the loop body panics, session and keys are removed before the panic
+// goes on.
 //
-// Callbacks are called too, each before its event is in the loop. OnDone or OnError
-// come after the last event and before the error. After the loop is left, callbacks
-// are still called for what the run had read from Consul, which the Result has too,
-// and then OnError or OnDone.
+// Callbacks are called too, each before its event is in the loop. OnDone or
+// OnError come after the last event and before the error. After the loop is
+// left, callbacks are still called for what the run had read from Consul, which
+// the Result has too, and then OnError or OnDone.
 func (e *Exec) Events(ctx context.Context) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		if err := e.begin(ctx); err != nil {
@@ -162,14 +165,15 @@ func (e *Exec) begin(ctx context.Context) error {
 	return nil
 }
 
-// errAborted is the error of a run if a callback panicked or ended its goroutine.
+// errAborted is the error of a run if a callback panicked or ended its
+// goroutine.
 var errAborted = errors.New("a callback panicked or ended its goroutine")
 
 // prefixed says whose error it is, to callers outside this package.
 func prefixed(err error) error { return fmt.Errorf("consulexec: %w", err) }
 
-// run is the life of the run, on the one goroutine that owns all its state. It sends
-// every event to listen.
+// run is the life of the run, on the one goroutine that owns all its state. It
+// sends every event to listen.
 func (e *Exec) run(ctx context.Context, listen listener) {
 	r := newRun(ctx, e, listen)
 	e.err = prefixed(errAborted)
@@ -239,7 +243,8 @@ func (r *run) emit(e Event) {
 	r.listen(e)
 }
 
-// execute runs the command and removes session and keys, even if a callback panics.
+// execute runs the command and removes session and keys, even if a callback
+// panics.
 func (r *run) execute() error {
 	timeout := cleanUpTimeout
 	defer func() { r.cleanUp(timeout) }()
@@ -265,8 +270,8 @@ func (r *run) main() error {
 	return err
 }
 
-// prepare opens the session and writes the job. Meanwhile it asks the catalog which
-// nodes to expect.
+// prepare opens the session and writes the job. Meanwhile it asks the catalog
+// which nodes to expect.
 func (r *run) prepare() error {
 	if r.ctx.Err() != nil {
 		return consul.ContextError(r.ctx)
@@ -391,8 +396,8 @@ func (r *run) dispatch() error {
 }
 
 // follow reports what the nodes do until the run is done. Before it acts on a
-// timeout it asks for a fresh listing: what counts is that Consul had nothing, not
-// that nothing had arrived here.
+// timeout it asks for a fresh listing: what counts is that Consul had nothing,
+// not that nothing had arrived here.
 func (r *run) follow() error {
 	r.reader = reader.New(r.consul, r.session.id, r.dispatcher.base())
 	failed := make(chan []string)
@@ -428,8 +433,8 @@ func (r *run) follow() error {
 	}
 }
 
-// endListing acts on what a listing did not have: silent nodes are given up. If nodes
-// have ended, the next ones get the job.
+// endListing acts on what a listing did not have: silent nodes are given up. If
+// nodes have ended, the next ones get the job.
 func (r *run) endListing(b reader.Batch) error {
 	if b.JobGone {
 		r.session.check()
@@ -444,9 +449,9 @@ func (r *run) endListing(b reader.Batch) error {
 	return r.dispatch()
 }
 
-// verdict returns the error of a run that came to its end. If the job is gone, the
-// loss of the session may be why nothing more came. If nobody was expected and
-// nobody came, nothing ran.
+// verdict returns the error of a run that came to its end. If the job is gone,
+// the loss of the session may be why nothing more came. If nobody was expected
+// and nobody came, nothing ran.
 func (r *run) verdict(jobGone bool) error {
 	if jobGone {
 		if err := r.session.confirm(r.ctx); err != nil {
@@ -471,8 +476,8 @@ func (r *run) apply(records []reader.Record) {
 	}
 }
 
-// report updates the state with one record and reports it. It returns false if the
-// node was given up before.
+// report updates the state with one record and reports it. It returns false if
+// the node was given up before.
 func (r *run) report(rec reader.Record, now time.Time) bool {
 	switch {
 	case rec.Kind == reader.Ack:
@@ -503,8 +508,8 @@ func (r *run) report(rec reader.Record, now time.Time) bool {
 	return true
 }
 
-// lose gives a running node up and reports it. It returns false if the node is not
-// running.
+// lose gives a running node up and reports it. It returns false if the node is
+// not running.
 func (r *run) lose(name string, reason error) bool {
 	err := r.state.lose(name, reason)
 	if err == nil {
@@ -532,8 +537,9 @@ func (r *run) giveUp(listed time.Time) {
 	}
 }
 
-// cleanUp ends the run's goroutines and removes its session and its keys, within
-// timeout. If the context has ended, or ends meanwhile, it has cleanUpTimeout.
+// cleanUp ends the run's goroutines and removes its session and its keys,
+// within timeout. If the context has ended, or ends meanwhile, it has
+// cleanUpTimeout.
 func (r *run) cleanUp(timeout time.Duration) {
 	r.stop(nil)
 	r.tasks.Wait()
@@ -546,8 +552,8 @@ func (r *run) cleanUp(timeout time.Duration) {
 	}
 }
 
-// remove destroys the session and deletes the keys. The session goes first: after
-// that no agent can write, and the deletion leaves nothing.
+// remove destroys the session and deletes the keys. The session goes first:
+// after that no agent can write, and the deletion leaves nothing.
 func (r *run) remove(ctx context.Context) error {
 	var errs []error
 	if r.session != nil {

@@ -11,20 +11,21 @@ import (
 )
 
 const (
-	// killTimeout bounds the run that ends commands: gossip takes 0.2 s, a command
-	// has 5 s to end by itself, and the killer gives up 9 s after its start.
+	// killTimeout bounds the run that ends commands: gossip takes 0.2 s, a
+	// command has 5 s to end by itself, and the killer gives up 9 s after its
+	// start.
 	killTimeout = 15 * time.Second
 
-	// killNodeTimeout is added to it for each node: many names take many events, of
-	// at least ten names each.
+	// killNodeTimeout is added to it for each node: many names take many
+	// events, of at least ten names each.
 	killNodeTimeout = eventPace / 10
 )
 
-// endCommands ends the run's commands on the nodes on which they may still run, and
-// waits for that. The session has to be gone before, so that no agent can begin the
-// job any more. The error names each node that acknowledged the job and has not
-// confirmed that its command has ended. It is also not nil if no node could be
-// reached.
+// endCommands ends the run's commands on the nodes on which they may still run,
+// and waits for that. The session has to be gone before, so that no agent can
+// begin the job any more. The error names each node that acknowledged the job
+// and has not confirmed that its command has ended. It is also not nil if no
+// node could be reached.
 func (r *run) endCommands() error {
 	acked, unacked := r.state.mayRun()
 	names := slices.Concat(acked, unacked)
@@ -53,8 +54,8 @@ func (r *run) endCommands() error {
 	return errors.Join(errs...)
 }
 
-// runKiller runs the killer on the nodes with these names. If the expected nodes are
-// not known, it addresses the nodes by the run's own filter.
+// runKiller runs the killer on the nodes with these names. If the expected
+// nodes are not known, it addresses the nodes by the run's own filter.
 func (r *run) runKiller(ctx context.Context, names []string) (*Result, error) {
 	options := []Option{WithArgs(runner.Killer(r.id).Args...), WithClient(r.client), WithPrefix(r.prefix), WithLogger(r.logger)}
 	if r.datacenter != "" {

@@ -7,8 +7,8 @@ import (
 )
 
 // MaxLine is how many bytes of a line OnLine delivers in one piece: 64 KiB, as
-// bufio.Scanner takes by default. A line is kept in memory until its end has come,
-// and a line that never ends must not fill the memory.
+// bufio.Scanner takes by default. A line is kept in memory until its end has
+// come, and a line that never ends must not fill the memory.
 const MaxLine = 64 << 10
 
 // listener returns what listens to a run for the callbacks. If there is one for
@@ -59,14 +59,14 @@ func (c *lineCutter) emit(node string) func(text []byte) {
 	return func(text []byte) { c.next(Event{Type: eventLine, Node: node, Output: text}) }
 }
 
-// A line is a line that has begun: at most MaxLine bytes of it, and a "\r" after
-// MaxLine bytes that may be part of the newline.
+// A line is a line that has begun: at most MaxLine bytes of it, and a "\r"
+// after MaxLine bytes that may be part of the newline.
 type line struct {
 	begun []byte
 }
 
-// add calls emit with each line, or full piece of one, that output completes. emit
-// must not keep text.
+// add calls emit with each line, or full piece of one, that output completes.
+// emit must not keep text.
 func (l *line) add(output []byte, emit func(text []byte)) {
 	for {
 		part, rest, ends := bytes.Cut(output, []byte("\n"))
@@ -101,8 +101,8 @@ func (l *line) over(part []byte) bool {
 	return over > 1
 }
 
-// keep appends part, which fits. Plain append would take more memory than a line
-// may have.
+// keep appends part, which fits. Plain append would take more memory than a
+// line may have.
 func (l *line) keep(part []byte) {
 	if n := len(l.begun) + len(part); n > cap(l.begun) {
 		grown := make([]byte, len(l.begun), min(max(n, 2*cap(l.begun)), MaxLine+1))

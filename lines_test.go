@@ -104,8 +104,9 @@ func short(lines []string) string {
 	return strings.Join(all, ", ")
 }
 
-// FuzzLine shows that the lines do not depend on the pieces. Each byte of cuts is
-// the length of a piece, and each "L" in the output stands for nearly a full line.
+// FuzzLine shows that the lines do not depend on the pieces. Each byte of cuts
+// is the length of a piece, and each "L" in the output stands for nearly a full
+// line.
 func FuzzLine(f *testing.F) {
 	f.Add("a\r\nb\n\nc", []byte{2, 1, 3})
 	f.Add("LLL\r\nLx\r\n", []byte{255, 254, 253, 200, 1})

@@ -20,27 +20,27 @@ import (
 const (
 	defaultWait = 2 * time.Second
 
-	// defaultAckTimeout is well above the 0.2 s that gossip takes on a LAN. A node
-	// that gossip missed may take the job up to 30 s later, by anti-entropy; a run
-	// does not wait for that by default.
+	// defaultAckTimeout is well above the 0.2 s that gossip takes on a LAN. A
+	// node that gossip missed may take the job up to 30 s later, by
+	// anti-entropy; a run does not wait for that by default.
 	defaultAckTimeout = 5 * time.Second
 
-	// minLostTimeout is the shortest default: an election on the servers may hold an
-	// agent up for as long.
+	// minLostTimeout is the shortest default: an election on the servers may
+	// hold an agent up for as long.
 	minLostTimeout = 15 * time.Second
 
-	// lostWaits is how many heartbeats in a row a node has to miss before it counts
-	// as lost by default.
+	// lostWaits is how many heartbeats in a row a node has to miss before it
+	// counts as lost by default.
 	lostWaits = 5
 )
 
-// An Option is a setting of New. If an option is given twice, the later one counts.
-// New refuses a value that is not usable, with an *OptionError that names the option
-// and the value.
+// An Option is a setting of New. If an option is given twice, the later one
+// counts. New refuses a value that is not usable, with an *OptionError that
+// names the option and the value.
 type Option func(*config) error
 
-// config is what New makes of the command and the options. It does not change after
-// New.
+// config is what New makes of the command and the options. It does not change
+// after New.
 type config struct {
 	job runner.Job
 
@@ -92,8 +92,8 @@ func newConfig(command string, options []Option) (*config, []error) {
 	return c, slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 }
 
-// checkCommand checks that there is exactly one thing to run, and that it reaches
-// the agents unchanged.
+// checkCommand checks that there is exactly one thing to run, and that it
+// reaches the agents unchanged.
 func (c *config) checkCommand() error {
 	var given []string
 	if c.job.Command != "" {
@@ -119,8 +119,8 @@ func (c *config) checkCommand() error {
 	return nil
 }
 
-// checkText refuses text that a job spec or a process's arguments can't hold. JSON
-// would change invalid UTF-8 on the way to the agents.
+// checkText refuses text that a job spec or a process's arguments can't hold.
+// JSON would change invalid UTF-8 on the way to the agents.
 func checkText(s string) error {
 	switch {
 	case !utf8.ValidString(s):
@@ -149,8 +149,8 @@ func (c *config) checkRolling() error {
 	return nil
 }
 
-// checkLostTimeout sets the default. A running node is silent for up to the wait, so
-// the timeout has to be longer.
+// checkLostTimeout sets the default. A running node is silent for up to the
+// wait, so the timeout has to be longer.
 func (c *config) checkLostTimeout() error {
 	if c.lostTimeout == 0 {
 		c.lostTimeout = max(lostWaits*min(c.wait, math.MaxInt64/lostWaits), minLostTimeout)
@@ -160,8 +160,8 @@ func (c *config) checkLostTimeout() error {
 	return nil
 }
 
-// rolling returns the name and value of the option that limits how many nodes have
-// the job at once, or an empty name. It needs to know the nodes.
+// rolling returns the name and value of the option that limits how many nodes
+// have the job at once, or an empty name. It needs to know the nodes.
 func (c *config) rolling() (option string, value int) {
 	switch {
 	case c.concurrency > 0:
@@ -205,7 +205,8 @@ func (c *config) checkEvent() error {
 	return &OptionError{Option: option, value: text[len(option):], Err: fmt.Errorf("%d bytes too long: the event may have %d in all", over, maxEventSize)}
 }
 
-// selection lists the options that select nodes or make events longer, for errors.
+// selection lists the options that select nodes or make events longer, for
+// errors.
 func (c *config) selection() string {
 	var given []string
 	if c.names != nil {
@@ -250,10 +251,10 @@ func (c *config) connect() error {
 	return nil
 }
 
-// WithScript runs a script instead of a command: each agent writes it to a temporary
-// file, and the shell runs that file. A script may hold any bytes. By default Consul
-// takes some 380 KiB: kv_max_value_size is 512 KiB, and the script travels in
-// base64. A larger script is an error of the run.
+// WithScript runs a script instead of a command: each agent writes it to a
+// temporary file, and the shell runs that file. A script may hold any bytes. By
+// default Consul takes some 380 KiB: kv_max_value_size is 512 KiB, and the
+// script travels in base64. A larger script is an error of the run.
 func WithScript(script []byte) Option {
 	return func(c *config) error {
 		if len(script) == 0 {
@@ -264,8 +265,8 @@ func WithScript(script []byte) Option {
 	}
 }
 
-// WithArgs runs a program with arguments instead of a command, without a shell. The
-// first argument is the program. The agent looks it up in its PATH.
+// WithArgs runs a program with arguments instead of a command, without a shell.
+// The first argument is the program. The agent looks it up in its PATH.
 func WithArgs(args ...string) Option {
 	return func(c *config) error {
 		if len(args) == 0 || args[0] == "" {
@@ -281,25 +282,26 @@ func WithArgs(args ...string) Option {
 	}
 }
 
-// WithNode runs only on nodes whose name matches re, a regular expression in Go's
-// syntax. It is not anchored: "web-1" matches web-10 too. All filters travel in one
-// gossip message of 512 bytes. That leaves some 330 bytes for re with the default
-// prefix, and New refuses a longer one. For a list of names use WithNodes.
+// WithNode runs only on nodes whose name matches re, a regular expression in
+// Go's syntax. It is not anchored: "web-1" matches web-10 too. All filters
+// travel in one gossip message of 512 bytes. That leaves some 330 bytes for re
+// with the default prefix, and New refuses a longer one. For a list of names
+// use WithNodes.
 func WithNode(re string) Option {
 	return func(c *config) error { return compile(&c.filter.node, "WithNode", re) }
 }
 
 // WithService runs only on nodes whose agent has registered a service whose ID
-// matches re, an unanchored regular expression in Go's syntax. It matches IDs, not
-// names. The service "consul" of each server is in the catalog only and matches
-// nothing.
+// matches re, an unanchored regular expression in Go's syntax. It matches IDs,
+// not names. The service "consul" of each server is in the catalog only and
+// matches nothing.
 func WithService(re string) Option {
 	return func(c *config) error { return compile(&c.filter.service, "WithService", re) }
 }
 
-// WithTag runs only on nodes on which one of the services that WithService selects
-// has a tag that matches re, an unanchored regular expression in Go's syntax. It
-// needs WithService.
+// WithTag runs only on nodes on which one of the services that WithService
+// selects has a tag that matches re, an unanchored regular expression in Go's
+// syntax. It needs WithService.
 func WithTag(re string) Option {
 	return func(c *config) error { return compile(&c.filter.tag, "WithTag", re) }
 }
@@ -313,15 +315,16 @@ func compile(to **regexp.Regexp, option, re string) error {
 	return nil
 }
 
-// WithNodes runs only on the nodes with these names, however many. The run fires as
-// many events as the names need, and no node is in two of them. The order of the
-// names is the order of WithConcurrency; a name that is given twice counts once.
-// With WithNode, WithService and WithTag a node has to pass those too.
+// WithNodes runs only on the nodes with these names, however many. The run
+// fires as many events as the names need, and no node is in two of them. The
+// order of the names is the order of WithConcurrency; a name that is given
+// twice counts once. With WithNode, WithService and WithTag a node has to pass
+// those too.
 //
 // All of the nodes are expected. A node that is not in Consul's catalog, or not
-// alive, is StateNoResponse at once, with an error that says so; if the token may
-// not read the catalog, only after the ack timeout. If no node is alive the run
-// ends with ErrNoTargets.
+// alive, is StateNoResponse at once, with an error that says so; if the token
+// may not read the catalog, only after the ack timeout. If no node is alive the
+// run ends with ErrNoTargets.
 func WithNodes(names ...string) Option {
 	return func(c *config) error {
 		if len(names) == 0 {
@@ -344,23 +347,23 @@ func WithNodes(names ...string) Option {
 	}
 }
 
-// WithConcurrency runs the command on at most n nodes at once, n >= 1. When a node
-// ends, the job goes to the next one, in the order of WithNodes, otherwise by name.
-// The default is no limit.
+// WithConcurrency runs the command on at most n nodes at once, n >= 1. When a
+// node ends, the job goes to the next one, in the order of WithNodes, otherwise
+// by name. The default is no limit.
 //
-// The run needs to know the nodes, from Consul's catalog or from WithNodes. Without
-// WithNodes it fails if its token may not read the catalog. A node that the job was
-// dispatched to takes a place until it has exited, is lost, or has not acknowledged
-// within the ack timeout. On a lost node the command may still run. A node that
-// acknowledges after the ack timeout runs the command beside the others; a longer
-// WithAckTimeout makes that rarer.
+// The run needs to know the nodes, from Consul's catalog or from WithNodes.
+// Without WithNodes it fails if its token may not read the catalog. A node that
+// the job was dispatched to takes a place until it has exited, is lost, or has
+// not acknowledged within the ack timeout. On a lost node the command may still
+// run. A node that acknowledges after the ack timeout runs the command beside
+// the others; a longer WithAckTimeout makes that rarer.
 func WithConcurrency(n int) Option {
 	return func(c *config) error { return setAtLeastOne(&c.concurrency, "WithConcurrency", n) }
 }
 
-// WithConcurrencyPercent is WithConcurrency with a share of the nodes that can get
-// the job, from 1 to 100 percent. It is rounded down to whole nodes, but is at least
-// one.
+// WithConcurrencyPercent is WithConcurrency with a share of the nodes that can
+// get the job, from 1 to 100 percent. It is rounded down to whole nodes, but is
+// at least one.
 func WithConcurrencyPercent(percent int) Option {
 	return func(c *config) error {
 		if percent < 1 || percent > 100 {
@@ -371,14 +374,15 @@ func WithConcurrencyPercent(percent int) Option {
 	}
 }
 
-// WithMaxFailures dispatches to no further node once n nodes have failed, n >= 1. A
-// node fails if it exits with another status than 0, is lost, or does not respond.
-// Nodes that run go on to their end. The rest is StateSkipped, and Result.Err says
-// why. The default is no limit.
+// WithMaxFailures dispatches to no further node once n nodes have failed, n >=
+// 1. A node fails if it exits with another status than 0, is lost, or does not
+// respond. Nodes that run go on to their end. The rest is StateSkipped, and
+// Result.Err says why. The default is no limit.
 //
-// A name of WithNodes that is not alive counts before the first dispatch, so the job
-// may go to nobody. The run needs to know the nodes, as WithConcurrency does. Without
-// WithConcurrency the option has little use, as the job goes to all nodes at once.
+// A name of WithNodes that is not alive counts before the first dispatch, so
+// the job may go to nobody. The run needs to know the nodes, as WithConcurrency
+// does. Without WithConcurrency the option has little use, as the job goes to
+// all nodes at once.
 func WithMaxFailures(n int) Option {
 	return func(c *config) error { return setAtLeastOne(&c.maxFailures, "WithMaxFailures", n) }
 }
@@ -392,44 +396,45 @@ func setAtLeastOne(to *int, option string, n int) error {
 }
 
 // WithTimeout ends the command on each node on which it still runs d after its
-// start, d > 0, rounded up to whole seconds. The default is no limit. The node does
-// that by itself, even if this program or its connection is gone: the command's
-// process group gets a SIGTERM, and what is left of it a SIGKILL 5 s later. If the
-// command handles SIGTERM it exits with its own status, otherwise with 143, or 137
-// after SIGKILL. The node is StateExited like any other. Processes that left the
-// group, as daemons do, run on. So do the children of a command that ended by
-// itself.
+// start, d > 0, rounded up to whole seconds. The default is no limit. The node
+// does that by itself, even if this program or its connection is gone: the
+// command's process group gets a SIGTERM, and what is left of it a SIGKILL 5 s
+// later. If the command handles SIGTERM it exits with its own status, otherwise
+// with 143, or 137 after SIGKILL. The node is StateExited like any other.
+// Processes that left the group, as daemons do, run on. So do the children of a
+// command that ended by itself.
 //
-// With this option or WithKillOnCancel the command runs under a small shell script
-// in a session of its own. Its output and status stay the same, with two exceptions:
-// signal n is 128+n instead of -1, and a program of WithArgs that is not found is 127
-// instead of 255. The node needs a POSIX /bin/sh, cat, chmod, env, mkdir, rm, rmdir,
-// sed, sleep, tail and tr. It also needs setsid (util-linux, busybox) or a /bin/sh
-// with job control (bash, as on macOS). Without either of these the command does not
-// run, and the status is 126. The option does not work on Windows agents.
+// With this option or WithKillOnCancel the command runs under a small shell
+// script in a session of its own. Its output and status stay the same, with two
+// exceptions: signal n is 128+n instead of -1, and a program of WithArgs that
+// is not found is 127 instead of 255. The node needs a POSIX /bin/sh, cat,
+// chmod, env, mkdir, rm, rmdir, sed, sleep, tail and tr. It also needs setsid
+// (util-linux, busybox) or a /bin/sh with job control (bash, as on macOS).
+// Without either of these the command does not run, and the status is 126. The
+// option does not work on Windows agents.
 //
-// The job grows by some 3 KB, so the largest script is that much smaller. A script
-// runs from a directory beside the agent's own temporary file, which is removed when
-// the script ends.
+// The job grows by some 3 KB, so the largest script is that much smaller. A
+// script runs from a directory beside the agent's own temporary file, which is
+// removed when the script ends.
 func WithTimeout(d time.Duration) Option {
 	return func(c *config) error { return setPositive(&c.timeout, "WithTimeout", d) }
 }
 
-// WithKillOnCancel ends the commands that still run on their nodes when the run's
-// context ends, before Run or Wait returns and before OnError. The process group,
-// children included, gets a SIGTERM, and a SIGKILL 5 s later. By default commands
-// run on. A second job does it, so Consul has to be reachable; the token needs no
-// further permission. It usually takes a second or two. It is bounded by some 20 s
-// and 10 ms more for each node, on top of the clean-up.
+// WithKillOnCancel ends the commands that still run on their nodes when the
+// run's context ends, before Run or Wait returns and before OnError. The
+// process group, children included, gets a SIGTERM, and a SIGKILL 5 s later. By
+// default commands run on. A second job does it, so Consul has to be reachable;
+// the token needs no further permission. It usually takes a second or two. It
+// is bounded by some 20 s and 10 ms more for each node, on top of the clean-up.
 //
-// The error names, as *NodeError, each node that had acknowledged the job and did
-// not confirm that its command has ended. Its agent may be dead, or the command
-// can't be killed. Nodes that had not acknowledged get the second job too, but the
-// error does not name them if they do not answer.
+// The error names, as *NodeError, each node that had acknowledged the job and
+// did not confirm that its command has ended. Its agent may be dead, or the
+// command can't be killed. Nodes that had not acknowledged get the second job
+// too, but the error does not name them if they do not answer.
 //
-// WithTimeout says what the nodes need and what else changes. Besides that, nodes
-// without /proc need ps. The option covers the end of the context, not a lost
-// session or the death of this program: WithTimeout covers those.
+// WithTimeout says what the nodes need and what else changes. Besides that,
+// nodes without /proc need ps. The option covers the end of the context, not a
+// lost session or the death of this program: WithTimeout covers those.
 func WithKillOnCancel() Option {
 	return func(c *config) error {
 		c.killOnCancel = true
@@ -437,9 +442,9 @@ func WithKillOnCancel() Option {
 	}
 }
 
-// WithMinNodes makes the run wait until at least n nodes have exited, n >= 0. The
-// default is 0. If fewer take the job, the run ends once nothing new has come for
-// the ack timeout. Result.Err then says how many were missing.
+// WithMinNodes makes the run wait until at least n nodes have exited, n >= 0.
+// The default is 0. If fewer take the job, the run ends once nothing new has
+// come for the ack timeout. Result.Err then says how many were missing.
 func WithMinNodes(n int) Option {
 	return func(c *config) error {
 		if n < 0 {
@@ -450,10 +455,10 @@ func WithMinNodes(n int) Option {
 	}
 }
 
-// WithWait sets the interval of the heartbeats that an agent sends while its command
-// prints nothing, at least 100 ms. The default is 2 s. If nobody is expected (see
-// WithoutDiscovery) it is also the silence that ends the run. It kills nothing. Each
-// heartbeat is a write through Raft on Consul's servers.
+// WithWait sets the interval of the heartbeats that an agent sends while its
+// command prints nothing, at least 100 ms. The default is 2 s. If nobody is
+// expected (see WithoutDiscovery) it is also the silence that ends the run. It
+// kills nothing. Each heartbeat is a write through Raft on Consul's servers.
 func WithWait(d time.Duration) Option {
 	return func(c *config) error {
 		if d < minWait {
@@ -465,17 +470,18 @@ func WithWait(d time.Duration) Option {
 }
 
 // WithAckTimeout sets how long after the event an expected node may take to
-// acknowledge the job. After that it counts as not responding. The default is 5 s.
-// Gossip takes about 0.2 s on a LAN, but some 30 s to a node that it missed. A node
-// that acknowledges later still counts, if other nodes keep the run going.
+// acknowledge the job. After that it counts as not responding. The default is 5
+// s. Gossip takes about 0.2 s on a LAN, but some 30 s to a node that it missed.
+// A node that acknowledges later still counts, if other nodes keep the run
+// going.
 func WithAckTimeout(d time.Duration) Option {
 	return func(c *config) error { return setPositive(&c.ackTimeout, "WithAckTimeout", d) }
 }
 
-// WithLostTimeout sets how long a node that runs the command may be silent, without
-// output and heartbeat, before it counts as lost. It has to be longer than the wait
-// and should be several times as long. The default is five times the wait, at least
-// 15 s.
+// WithLostTimeout sets how long a node that runs the command may be silent,
+// without output and heartbeat, before it counts as lost. It has to be longer
+// than the wait and should be several times as long. The default is five times
+// the wait, at least 15 s.
 func WithLostTimeout(d time.Duration) Option {
 	return func(c *config) error { return setPositive(&c.lostTimeout, "WithLostTimeout", d) }
 }
@@ -488,9 +494,9 @@ func setPositive(to *time.Duration, option string, d time.Duration) error {
 	return nil
 }
 
-// WithReplicationWait makes the run wait for d between the job and the event, as the
-// flag -wait-repl of `consul exec` does. The default is 0. It is not needed: an agent
-// whose stale read does not find the job asks the leader.
+// WithReplicationWait makes the run wait for d between the job and the event,
+// as the flag -wait-repl of `consul exec` does. The default is 0. It is not
+// needed: an agent whose stale read does not find the job asks the leader.
 func WithReplicationWait(d time.Duration) Option {
 	return func(c *config) error {
 		if d < 0 {
@@ -501,11 +507,11 @@ func WithReplicationWait(d time.Duration) Option {
 	}
 }
 
-// WithoutDiscovery does not ask Consul's catalog which nodes to expect. The run then
-// ends by silence, as `consul exec` does: when no node is running and nothing has
-// come for the wait. With WithMinNodes it ends when that many nodes have exited and
-// none is running. The names of WithNodes are still expected, and the run ends with
-// them.
+// WithoutDiscovery does not ask Consul's catalog which nodes to expect. The run
+// then ends by silence, as `consul exec` does: when no node is running and
+// nothing has come for the wait. With WithMinNodes it ends when that many nodes
+// have exited and none is running. The names of WithNodes are still expected,
+// and the run ends with them.
 func WithoutDiscovery() Option {
 	return func(c *config) error {
 		c.noDiscovery = true
@@ -513,10 +519,10 @@ func WithoutDiscovery() Option {
 	}
 }
 
-// WithPrefix sets the folder of Consul's KV store that holds the job. The default is
-// "_rexec". Agents follow any prefix that their token may write to. The job is gone
-// from there when the run ends. If there are many nodes or much output, the keys
-// that were read go during the run.
+// WithPrefix sets the folder of Consul's KV store that holds the job. The
+// default is "_rexec". Agents follow any prefix that their token may write to.
+// The job is gone from there when the run ends. If there are many nodes or much
+// output, the keys that were read go during the run.
 func WithPrefix(prefix string) Option {
 	return func(c *config) error {
 		if err := checkPrefix(prefix); err != nil {
@@ -527,10 +533,10 @@ func WithPrefix(prefix string) Option {
 	}
 }
 
-// WithDatacenter runs in the datacenter dc, through the same agent. A healthy server
-// of that datacenter then holds the session. To find it the token needs service:read
-// on "consul" and node:read. For a datacenter other than the agent's own, Consul 1.22
-// requires that the agent is a server; 1.8 does not.
+// WithDatacenter runs in the datacenter dc, through the same agent. A healthy
+// server of that datacenter then holds the session. To find it the token needs
+// service:read on "consul" and node:read. For a datacenter other than the
+// agent's own, Consul 1.22 requires that the agent is a server; 1.8 does not.
 func WithDatacenter(dc string) Option {
 	return func(c *config) error {
 		if dc == "" {
@@ -542,10 +548,11 @@ func WithDatacenter(dc string) Option {
 }
 
 // WithConfig says how to reach Consul. The default is api.DefaultConfig, which
-// follows CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN and the other variables of Consul's
-// tools. New reads conf and does not change it, nor its Transport and HttpClient. If
-// conf has neither of these, Consul's answers are not compressed: near Consul that
-// is cheaper for both sides. If Consul is far away, give a Transport.
+// follows CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN and the other variables of
+// Consul's tools. New reads conf and does not change it, nor its Transport and
+// HttpClient. If conf has neither of these, Consul's answers are not
+// compressed: near Consul that is cheaper for both sides. If Consul is far
+// away, give a Transport.
 func WithConfig(conf *api.Config) Option {
 	return func(c *config) error {
 		if conf == nil {
@@ -556,10 +563,10 @@ func WithConfig(conf *api.Config) Option {
 	}
 }
 
-// WithClient uses the caller's client, which may serve any number of runs at once.
-// Its connections stay open after the run. If the client was made for another
-// datacenter than its agent's, give WithDatacenter too. Much output takes more CPU
-// to read than with WithConfig, as consul/api then decodes it.
+// WithClient uses the caller's client, which may serve any number of runs at
+// once. Its connections stay open after the run. If the client was made for
+// another datacenter than its agent's, give WithDatacenter too. Much output
+// takes more CPU to read than with WithConfig, as consul/api then decodes it.
 func WithClient(client *api.Client) Option {
 	return func(c *config) error {
 		if client == nil {
@@ -582,9 +589,9 @@ func WithCapture(maxBytes int) Option {
 	}
 }
 
-// WithLogger logs each step of the run at debug level, and what is out of order at
-// warning level. Each line has the run's ID. Neither the token nor the command is
-// logged. The default logs nothing.
+// WithLogger logs each step of the run at debug level, and what is out of order
+// at warning level. Each line has the run's ID. Neither the token nor the
+// command is logged. The default logs nothing.
 func WithLogger(logger *slog.Logger) Option {
 	return func(c *config) error {
 		if logger == nil {

@@ -21,12 +21,12 @@ import (
 )
 
 const (
-	// defaultPrefix is where `consul exec` puts its jobs, and where operators expect
-	// to allow them in ACL policies.
+	// defaultPrefix is where `consul exec` puts its jobs, and where operators
+	// expect to allow them in ACL policies.
 	defaultPrefix = "_rexec"
 
-	// eventName is the user event that starts remote execution. Agents listen to no
-	// other name.
+	// eventName is the user event that starts remote execution. Agents listen
+	// to no other name.
 	eventName = "_rexec"
 
 	// minWait is the shortest Wait. An agent writes an empty chunk through Raft
@@ -36,12 +36,12 @@ const (
 	// maxEventPayload is the largest body that PUT /v1/event/fire takes.
 	maxEventPayload = 300
 
-	// maxEventSize is the largest event that gossip takes, filters included. Consul
-	// keeps the default of Serf's UserEventSizeLimit.
+	// maxEventSize is the largest event that gossip takes, filters included.
+	// Consul keeps the default of Serf's UserEventSizeLimit.
 	maxEventSize = 512
 
-	// Each event carries Serf's Lamport time, the number of events before it. It
-	// takes one byte in a young cluster, and five at most.
+	// Each event carries Serf's Lamport time, the number of events before it.
+	// It takes one byte in a young cluster, and five at most.
 	minLamportSize = 1
 	maxLamportSize = 5
 
@@ -62,8 +62,8 @@ type eventPayload struct {
 	Session string
 }
 
-// newEvent returns the event for the job of a session, for all nodes that pass the
-// filter.
+// newEvent returns the event for the job of a session, for all nodes that pass
+// the filter.
 func newEvent(prefix string, filter nodeFilter, session string) *api.UserEvent {
 	return &api.UserEvent{
 		Name:          eventName,
@@ -74,8 +74,8 @@ func newEvent(prefix string, filter nodeFilter, session string) *api.UserEvent {
 	}
 }
 
-// eventSize returns the size of an event in gossip. Agents encode it as MessagePack
-// within MessagePack.
+// eventSize returns the size of an event in gossip. Agents encode it as
+// MessagePack within MessagePack.
 func eventSize(e *api.UserEvent, lamport int) int {
 	field := func(key string, length int) int {
 		switch {
@@ -104,8 +104,9 @@ func marshal(document any) []byte {
 	return data
 }
 
-// checkPrefix returns what is wrong with a key prefix. Agents join a key's parts
-// with path.Join, so they would not find a job under a prefix that is not clean.
+// checkPrefix returns what is wrong with a key prefix. Agents join a key's
+// parts with path.Join, so they would not find a job under a prefix that is not
+// clean.
 func checkPrefix(prefix string) error {
 	switch {
 	case prefix == "":
@@ -134,8 +135,8 @@ func checkPrefix(prefix string) error {
 	return nil
 }
 
-// nodeFilter decides which nodes take a job, as their agents do: each expression is
-// unanchored, and nil if it was not given.
+// nodeFilter decides which nodes take a job, as their agents do: each
+// expression is unanchored, and nil if it was not given.
 type nodeFilter struct {
 	node    *regexp.Regexp // for the node's name
 	service *regexp.Regexp // for the ID of a service registered with the agent
@@ -155,8 +156,8 @@ func (f nodeFilter) matchTags(tags []string) bool {
 	return expression(f.tag) == "" || slices.ContainsFunc(tags, f.tag.MatchString)
 }
 
-// expression returns re's text as the event carries it. Agents take an empty filter
-// for none.
+// expression returns re's text as the event carries it. Agents take an empty
+// filter for none.
 func expression(re *regexp.Regexp) string {
 	if re == nil {
 		return ""
@@ -164,9 +165,9 @@ func expression(re *regexp.Regexp) string {
 	return re.String()
 }
 
-// nameFilter returns the node filter that matches these names and no others. It has
-// what the names share once: regexp/syntax factors out each common beginning, and a
-// common end is cut off before.
+// nameFilter returns the node filter that matches these names and no others. It
+// has what the names share once: regexp/syntax factors out each common
+// beginning, and a common end is cut off before.
 func nameFilter(names []string) string {
 	if len(names) == 1 {
 		return "^" + regexp.QuoteMeta(names[0]) + "$"
@@ -201,9 +202,9 @@ func commonEnd(names []string) string {
 	return end
 }
 
-// groupNames splits names into groups whose filters fit, as many names in each as
-// possible. It sorts them first, so that similar names share a group. A name that
-// does not fit alone has a group of its own.
+// groupNames splits names into groups whose filters fit, as many names in each
+// as possible. It sorts them first, so that similar names share a group. A name
+// that does not fit alone has a group of its own.
 func groupNames(names []string, fits func(filter string) bool) [][]string {
 	names = slices.Sorted(slices.Values(names))
 	var groups [][]string

@@ -131,8 +131,8 @@ func TestNameFilter(t *testing.T) {
 	}
 }
 
-// FuzzNameFilter checks that the filter of some names, given in lines, matches them and
-// nothing near them.
+// FuzzNameFilter checks that the filter of some names, given in lines, matches
+// them and nothing near them.
 func FuzzNameFilter(f *testing.F) {
 	for _, names := range []string{
 		"web-1", "web-1\nweb-10", "a\nba\ncba", "(?:a)\n(?:b)", "é\nè\nê", "a|b\na\nb", "\\Q\n\\E", "a.b\na-b\nab", "Web\nweb", "x[0-9]\nx]\nx^",

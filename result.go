@@ -13,10 +13,10 @@ import (
 type State int
 
 const (
-	// StateNoResponse is the state of an expected node that did not acknowledge the
-	// job. It may be down, have remote exec disabled (Consul's default since 0.8),
-	// or its agent's token may lack key:write on the prefix. NodeResult.Err says
-	// more if more is known.
+	// StateNoResponse is the state of an expected node that did not acknowledge
+	// the job. It may be down, have remote exec disabled (Consul's default
+	// since 0.8), or its agent's token may lack key:write on the prefix.
+	// NodeResult.Err says more if more is known.
 	StateNoResponse State = iota
 
 	// StateRunning is the state of a node that acknowledged the job and had not
@@ -31,11 +31,12 @@ const (
 	StateLost
 
 	// StateSkipped is the state of a node that the job was not dispatched to:
-	// WithMaxFailures stopped the run, or the run failed before the node's turn.
+	// WithMaxFailures stopped the run, or the run failed before the node's
+	// turn.
 	StateSkipped
 
-	// StateKilled is the state of a node whose command was ended because the run's
-	// context had ended. See WithKillOnCancel. Its status is not known.
+	// StateKilled is the state of a node whose command was ended because the
+	// run's context had ended. See WithKillOnCancel. Its status is not known.
 	StateKilled
 )
 
@@ -58,26 +59,26 @@ func (s State) String() string {
 	return fmt.Sprintf("State(%d)", int(s))
 }
 
-// A Result is the outcome of a run. It is complete, and no longer changes, when Run
-// or Wait returns it.
+// A Result is the outcome of a run. It is complete, and no longer changes, when
+// Run or Wait returns it.
 type Result struct {
-	// Session is the ID of the run's session, or empty if the run got none. The job
-	// and what the nodes wrote stood under <prefix>/<Session>/.
+	// Session is the ID of the run's session, or empty if the run got none. The
+	// job and what the nodes wrote stood under <prefix>/<Session>/.
 	Session string
 
-	// Datacenter is the datacenter that WithDatacenter or the configuration names.
-	// It is empty if neither does, which means the agent's own.
+	// Datacenter is the datacenter that WithDatacenter or the configuration
+	// names. It is empty if neither does, which means the agent's own.
 	Datacenter string
 
 	// Nodes has every node that was expected or acknowledged the job, sorted by
 	// name.
 	Nodes []NodeResult
 
-	// DiscoveryErr is nil if Consul's catalog named the nodes to expect, so that the
-	// end of the run was exact. Otherwise it is ErrDiscoveryOff, or
-	// ErrPermissionDenied if the token may not read the whole catalog. Then only the
-	// nodes of WithNodes were expected. Without WithNodes silence ended the run, and
-	// a node that never answered is unknown.
+	// DiscoveryErr is nil if Consul's catalog named the nodes to expect, so
+	// that the end of the run was exact. Otherwise it is ErrDiscoveryOff, or
+	// ErrPermissionDenied if the token may not read the whole catalog. Then
+	// only the nodes of WithNodes were expected. Without WithNodes silence
+	// ended the run, and a node that never answered is unknown.
 	DiscoveryErr error
 
 	err error // why the run is no success, besides its nodes
@@ -94,11 +95,11 @@ func (r *Result) Node(name string) (NodeResult, bool) {
 	return r.Nodes[i], true
 }
 
-// Err returns nil if the run went to its end, every expected node and every other
-// one that acknowledged exited with status 0, and at least as many nodes exited as
-// WithMinNodes asks for. Otherwise its error has the run's own error, if any, and
-// names each node that failed, and how. errors.As finds the first of these as a
-// *NodeError.
+// Err returns nil if the run went to its end, every expected node and every
+// other one that acknowledged exited with status 0, and at least as many nodes
+// exited as WithMinNodes asks for. Otherwise its error has the run's own error,
+// if any, and names each node that failed, and how. errors.As finds the first
+// of these as a *NodeError.
 func (r *Result) Err() error {
 	errs := []error{r.err}
 	for _, n := range r.Nodes {
@@ -115,20 +116,22 @@ type NodeResult struct {
 	// State says how far the node got.
 	State State
 
-	// ExitCode is the status of the command if State is StateExited: -1 if a signal
-	// ended it, 255 if it could not be started or the agent failed to write its
-	// output, 127 if the shell did not find it. In every other state it is -1.
+	// ExitCode is the status of the command if State is StateExited: -1 if a
+	// signal ended it, 255 if it could not be started or the agent failed to
+	// write its output, 127 if the shell did not find it. In every other state
+	// it is -1.
 	ExitCode int
 
-	// Output is the beginning of the output, stdout and stderr in one stream, up to
-	// the number of bytes that WithCapture sets. It is nil without WithCapture.
+	// Output is the beginning of the output, stdout and stderr in one stream,
+	// up to the number of bytes that WithCapture sets. It is nil without
+	// WithCapture.
 	Output []byte
 
 	// OutputBytes is the length of the whole output, captured or not.
 	OutputBytes int64
 
-	// Acked and Exited are when this client learned that the node had taken the job
-	// and that its command had ended. They are zero if it did not.
+	// Acked and Exited are when this client learned that the node had taken the
+	// job and that its command had ended. They are zero if it did not.
 	Acked, Exited time.Time
 
 	// Err is nil if the node exited with status 0, otherwise a *NodeError.
@@ -148,9 +151,9 @@ type Group struct {
 	OutputBytes int64
 }
 
-// Groups returns the nodes grouped by outcome: the nodes of a group have the same
-// state, exit code and output. The largest group comes first. Groups of the same
-// size are sorted by their first node.
+// Groups returns the nodes grouped by outcome: the nodes of a group have the
+// same state, exit code and output. The largest group comes first. Groups of
+// the same size are sorted by their first node.
 //
 // Two outputs are the same if they have the same length and the same captured
 // beginning. Without WithCapture only the length counts.

@@ -16,25 +16,25 @@ const (
 	// renewInterval leaves room for two renewals that fail.
 	renewInterval = consul.SessionTTL / 3
 
-	// createGrace is how long a request that creates a session goes on after the
-	// context has ended. If it were cut short, the run would have to search for the
-	// session it left behind.
+	// createGrace is how long a request that creates a session goes on after
+	// the context has ended. If it were cut short, the run would have to search
+	// for the session it left behind.
 	createGrace = time.Second
 )
 
-// session holds the job. The run and the agents write every key under it, and the
-// keys are deleted with it.
+// session holds the job. The run and the agents write every key under it, and
+// the keys are deleted with it.
 type session struct {
 	*consul.Client
 	id       string
 	requests chan chan<- error // asks keep to renew at once
 }
 
-// createSession creates a session with this name. In the agent's own datacenter,
-// whose name is empty, Consul binds it to the agent's node and that node's health.
-// In a named datacenter it has to name a node there and can't have checks.
-// mayHaveOrphans reports whether Consul may have created further sessions with the
-// name, whose answers were lost.
+// createSession creates a session with this name. In the agent's own
+// datacenter, whose name is empty, Consul binds it to the agent's node and that
+// node's health. In a named datacenter it has to name a node there and can't
+// have checks. mayHaveOrphans reports whether Consul may have created further
+// sessions with the name, whose answers were lost.
 func createSession(ctx context.Context, c *consul.Client, name string) (s *session, mayHaveOrphans bool, err error) {
 	s = &session{Client: c, requests: make(chan chan<- error, 1)}
 	entry := &api.SessionEntry{Name: name, Behavior: api.SessionBehaviorDelete, TTL: consul.SessionTTL.String()}
@@ -80,8 +80,8 @@ func findServer(ctx context.Context, c *consul.Client) (string, error) {
 	return "", fmt.Errorf("%s%s: no server is healthy", op.Doing, c.In())
 }
 
-// destroyNamed destroys the sessions with this name. Consul may have created some
-// although its answers were lost.
+// destroyNamed destroys the sessions with this name. Consul may have created
+// some although its answers were lost.
 func destroyNamed(ctx context.Context, c *consul.Client, name string) error {
 	var sessions []*api.SessionEntry
 	op := consul.Operation{Doing: "list sessions", Need: "session:read", Timeout: consul.CleanUpTimeout}
@@ -98,9 +98,9 @@ func destroyNamed(ctx context.Context, c *consul.Client, name string) error {
 	return errors.Join(errs...)
 }
 
-// keep renews the session every third of its TTL, and whenever somebody asks. It
-// returns nil when ctx ends, and an error when the session is lost or could not be
-// renewed for its lifetime. No other goroutine renews the session.
+// keep renews the session every third of its TTL, and whenever somebody asks.
+// It returns nil when ctx ends, and an error when the session is lost or could
+// not be renewed for its lifetime. No other goroutine renews the session.
 func (s *session) keep(ctx context.Context) error {
 	ticker := time.NewTicker(renewInterval)
 	defer ticker.Stop()
@@ -133,8 +133,8 @@ func (s *session) check() {
 	}
 }
 
-// confirm asks keep to renew the session now. It returns nil if the session still
-// exists.
+// confirm asks keep to renew the session now. It returns nil if the session
+// still exists.
 func (s *session) confirm(ctx context.Context) error {
 	answer := make(chan error, 1)
 	select {

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// state is what a run knows of its nodes. It decides who gets the job next, when a
-// node is given up and when the run is done. It has no clock and does no I/O: its
-// methods get the time.
+// state is what a run knows of its nodes. It decides who gets the job next,
+// when a node is given up and when the run is done. It has no clock and does no
+// I/O: its methods get the time.
 type state struct {
 	minNodes    int
 	wait        time.Duration
@@ -59,7 +59,8 @@ func newState(c *config) *state {
 	}
 }
 
-// expect sets the nodes that should answer, in the order in which they get the job.
+// expect sets the nodes that should answer, in the order in which they get the
+// job.
 func (s *state) expect(names []string) {
 	s.known = true
 	s.waiting = names
@@ -104,8 +105,8 @@ func (s *state) next() []string {
 	return names
 }
 
-// dispatch records that an event for expected nodes went out. A non-nil err says
-// why it may not have.
+// dispatch records that an event for expected nodes went out. A non-nil err
+// says why it may not have.
 func (s *state) dispatch(names []string, at time.Time, err error) {
 	s.lastNews = at
 	if err != nil {
@@ -169,8 +170,8 @@ func (s *state) exit(name string, code int, now time.Time) bool {
 	return true
 }
 
-// lose gives a running node up. It returns the node's error, or nil if the node is
-// not running.
+// lose gives a running node up. It returns the node's error, or nil if the node
+// is not running.
 func (s *state) lose(name string, reason error) error {
 	n := s.nodes[name]
 	if n == nil || n.State != StateRunning {
@@ -183,9 +184,9 @@ func (s *state) lose(name string, reason error) error {
 	return n.Err
 }
 
-// If gossip reports that an agent has failed, its node is lost after one heartbeat
-// interval plus agentGrace, in case gossip is wrong. maxAgentWait bounds that
-// interval.
+// If gossip reports that an agent has failed, its node is lost after one
+// heartbeat interval plus agentGrace, in case gossip is wrong. maxAgentWait
+// bounds that interval.
 const (
 	maxAgentWait = 10 * time.Second
 	agentGrace   = time.Second
@@ -231,8 +232,8 @@ func (s *state) pause(outage time.Duration, now time.Time) {
 }
 
 // overdue returns the nodes that had been silent for too long at the time of a
-// listing, sorted by name. It gives up those that did not acknowledge. The others
-// run the command.
+// listing, sorted by name. It gives up those that did not acknowledge. The
+// others run the command.
 func (s *state) overdue(listed time.Time) (noResponse []string, silent []*node) {
 	for name, n := range s.nodes {
 		switch {
@@ -261,9 +262,9 @@ func (s *state) done(listed time.Time) bool {
 	return !listed.Before(s.lastNews.Add(s.silenceLimit()))
 }
 
-// silenceLimit returns how long a run without a running node waits for news. If only
-// silence ends the run, it is the wait. If exits are missing from the minimum, it is
-// as long as any node may take to acknowledge.
+// silenceLimit returns how long a run without a running node waits for news. If
+// only silence ends the run, it is the wait. If exits are missing from the
+// minimum, it is as long as any node may take to acknowledge.
 func (s *state) silenceLimit() time.Duration {
 	if !s.known && s.minNodes == 0 {
 		return s.wait
@@ -294,8 +295,8 @@ func (s *state) deadline() time.Time {
 	return next
 }
 
-// mayRun returns the nodes on which the command may still run, by name: those that
-// acknowledged, and those that were dispatched to and have said nothing.
+// mayRun returns the nodes on which the command may still run, by name: those
+// that acknowledged, and those that were dispatched to and have said nothing.
 func (s *state) mayRun() (acked, unacked []string) {
 	for name, n := range s.nodes {
 		switch {
@@ -311,7 +312,8 @@ func (s *state) mayRun() (acked, unacked []string) {
 	return acked, unacked
 }
 
-// shortfall returns why a run that came to its end is no success, besides its nodes.
+// shortfall returns why a run that came to its end is no success, besides its
+// nodes.
 func (s *state) shortfall() error {
 	var errs []error
 	if s.skipped > 0 {

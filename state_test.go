@@ -340,7 +340,8 @@ node h: skipped`
 	}
 }
 
-// TestMayRun checks which nodes may still run the command when the context ends.
+// TestMayRun checks which nodes may still run the command when the context
+// ends.
 func TestMayRun(t *testing.T) {
 	now := time.Now()
 	s := newState(&config{concurrency: 6, ackTimeout: time.Second, lostTimeout: time.Minute})

@@ -14,9 +14,9 @@ import (
 	"github.com/consulexec/consulexec/internal/consul"
 )
 
-// catalogRequests is how many requests for the instances of a service run at once:
-// enough to hide the round trip, and few beside the 200 connections that an agent
-// grants to one address.
+// catalogRequests is how many requests for the instances of a service run at
+// once: enough to hide the round trip, and few beside the 200 connections that
+// an agent grants to one address.
 const catalogRequests = 8
 
 // isSerfHealth selects the check by which agents judge each other.
@@ -45,10 +45,10 @@ type absence struct {
 	reason error
 }
 
-// targets returns the nodes that are alive and pass the filter: of the given names,
-// in their order, or of all nodes, by name, if names is nil. Its error wraps
-// ErrPermissionDenied if the token does not show the whole catalog, so that nobody
-// knows which nodes will answer.
+// targets returns the nodes that are alive and pass the filter: of the given
+// names, in their order, or of all nodes, by name, if names is nil. Its error
+// wraps ErrPermissionDenied if the token does not show the whole catalog, so
+// that nobody knows which nodes will answer.
 func (c catalog) targets(ctx context.Context, filter nodeFilter, names []string) (found targets, err error) {
 	alive, err := c.agents(ctx)
 	if err != nil {
@@ -80,18 +80,18 @@ func (c catalog) targets(ctx context.Context, filter nodeFilter, names []string)
 	return found, nil
 }
 
-// agents returns the nodes that have an agent, and whether gossip reports each as
-// alive. A node without the check serfHealth has no agent: something else put it
-// into the catalog.
+// agents returns the nodes that have an agent, and whether gossip reports each
+// as alive. A node without the check serfHealth has no agent: something else
+// put it into the catalog.
 func (c catalog) agents(ctx context.Context) (alive map[string]bool, err error) {
 	var checks []struct{ Node, Status string }
 	meta, err := c.list(ctx, listNodes, needNodes, "/v1/health/state/any", isSerfHealth, &checks)
 	if err != nil {
 		return nil, err
 	}
-	// At least one server answers, so the token may not read a catalog without any
-	// node. If Consul says that it left something out, that may have been checks of
-	// services, which don't matter here.
+	// At least one server answers, so the token may not read a catalog without
+	// any node. If Consul says that it left something out, that may have been
+	// checks of services, which don't matter here.
 	if len(checks) == 0 {
 		return nil, c.hidden(listNodes, needNodes)
 	}
@@ -112,17 +112,17 @@ func (c catalog) agents(ctx context.Context) (alive map[string]bool, err error) 
 	return alive, nil
 }
 
-// withService returns the nodes that have a service that passes the filter. Agents
-// match the services' IDs, but Consul lists services by name. So each service whose
-// tags may match is looked up.
+// withService returns the nodes that have a service that passes the filter.
+// Agents match the services' IDs, but Consul lists services by name. So each
+// service whose tags may match is looked up.
 func (c catalog) withService(ctx context.Context, filter nodeFilter) (map[string]bool, error) {
 	var services map[string][]string
 	meta, err := c.list(ctx, listServices, needServices, "/v1/catalog/services", "", &services)
 	if err != nil {
 		return nil, err
 	}
-	// Each datacenter has the service "consul". The leader puts it into the catalog,
-	// and the servers' own agents do not know it, so they don't match.
+	// Each datacenter has the service "consul". The leader puts it into the
+	// catalog, and the servers' own agents do not know it, so they don't match.
 	const leaders = "consul"
 	if _, visible := services[leaders]; meta.ResultsFilteredByACLs || !visible {
 		return nil, c.hidden(listServices, needServices)
@@ -161,8 +161,8 @@ func (c catalog) withService(ctx context.Context, filter nodeFilter) (map[string
 	return nodes, first
 }
 
-// instances returns the nodes that have an instance of a service that passes the
-// filter.
+// instances returns the nodes that have an instance of a service that passes
+// the filter.
 func (c catalog) instances(ctx context.Context, service string, filter nodeFilter) ([]string, error) {
 	var instances []struct {
 		Node        string
@@ -186,9 +186,10 @@ func (c catalog) instances(ctx context.Context, service string, filter nodeFilte
 	return nodes, nil
 }
 
-// watchFailures sends the names of the nodes whose agents have failed, as gossip
-// reports, each time that they change. It ends with ctx, or when the catalog can't
-// be read. It begins after the first delay and asks at most once per delay.
+// watchFailures sends the names of the nodes whose agents have failed, as
+// gossip reports, each time that they change. It ends with ctx, or when the
+// catalog can't be read. It begins after the first delay and asks at most once
+// per delay.
 func (c catalog) watchFailures(ctx context.Context, delay time.Duration, out chan<- []string) {
 	op := consul.Operation{Doing: "list failed nodes", Need: needNodes, Timeout: consul.PollTimeout}
 	for index := uint64(0); consul.Sleep(ctx, delay); {

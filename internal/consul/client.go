@@ -26,8 +26,8 @@ const (
 	StartPatience = 5 * time.Second
 
 	// SessionTTL is how long a session outlives a client that died: Consul ends
-	// the session and deletes its keys after one to two TTLs. `consul exec` uses
-	// 15 s too.
+	// the session and deletes its keys after one to two TTLs. `consul exec`
+	// uses 15 s too.
 	SessionTTL = 15 * time.Second
 
 	// SessionLife is the longest that a session lives without a renewal. A
@@ -35,7 +35,8 @@ const (
 	SessionLife = 2 * SessionTTL
 
 	// PollWait is how long Consul may hold a blocking query while nothing
-	// changes. A connection that has gone silent is noticed after about as long.
+	// changes. A connection that has gone silent is noticed after about as
+	// long.
 	PollWait = 10 * time.Second
 
 	// PollTimeout bounds a blocking query. Consul adds up to a sixteenth to the
@@ -84,8 +85,8 @@ func (c *Client) Write(ctx context.Context) *api.WriteOptions {
 	return (&api.WriteOptions{Datacenter: c.Datacenter}).WithContext(ctx)
 }
 
-// In names the datacenter for a text, such as ` in datacenter "dc2"`. It is empty
-// for the agent's own.
+// In names the datacenter for a text, such as ` in datacenter "dc2"`. It is
+// empty for the agent's own.
 func (c *Client) In() string {
 	if c.Datacenter == "" {
 		return ""
@@ -99,8 +100,8 @@ func (c *Client) Do(ctx context.Context, op Operation, send func(ctx context.Con
 	return c.Retry(ctx, op, IsTransient, send)
 }
 
-// Retry makes a request by send and retries it while its error is retryable, with
-// growing pauses, until the operation's patience or ctx ends.
+// Retry makes a request by send and retries it while its error is retryable,
+// with growing pauses, until the operation's patience or ctx ends.
 func (c *Client) Retry(ctx context.Context, op Operation, retryable func(error) bool, send func(ctx context.Context) error) (err error) {
 	if op.Patience == 0 {
 		op.Patience = SessionLife

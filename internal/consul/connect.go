@@ -17,13 +17,13 @@ type Connection struct {
 }
 
 // Connect makes a client by given, or by api.DefaultConfig if given is nil. It
-// touches no network. It changes neither given nor its transport and HTTP client.
-// The client serves WithBody.
+// touches no network. It changes neither given nor its transport and HTTP
+// client. The client serves WithBody.
 func Connect(given *api.Config) (*Connection, error) {
 	conf := api.DefaultConfig()
 	transport := conf.Transport
-	// The agent is on this machine or near. Compression takes CPU on both sides and
-	// saves bytes that cost little there.
+	// The agent is on this machine or near. Compression takes CPU on both sides
+	// and saves bytes that cost little there.
 	transport.DisableCompression = true
 	if given != nil {
 		*conf = *given // api.NewClient fills in its argument
@@ -57,9 +57,9 @@ func (c *Connection) CloseIdle() {
 	}
 }
 
-// copyTransport returns a transport with the settings of t and no connections. It
-// is not t.Clone, which sets t.TLSClientConfig to enable HTTP/2: api.NewClient would
-// then ignore the TLS settings.
+// copyTransport returns a transport with the settings of t and no connections.
+// It is not t.Clone, which sets t.TLSClientConfig to enable HTTP/2:
+// api.NewClient would then ignore the TLS settings.
 func copyTransport(t *http.Transport) *http.Transport {
 	c := new(http.Transport)
 	from, to := reflect.ValueOf(t).Elem(), reflect.ValueOf(c).Elem()

@@ -9,8 +9,8 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-// TestConnectLeavesConfig checks that neither the caller's config nor its transport
-// changes, with two calls at once under the race detector.
+// TestConnectLeavesConfig checks that neither the caller's config nor its
+// transport changes, with two calls at once under the race detector.
 func TestConnectLeavesConfig(t *testing.T) {
 	for name, transport := range map[string]*http.Transport{
 		"none":         nil,

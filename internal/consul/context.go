@@ -19,8 +19,8 @@ func Sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// ContextError returns the error of work that ended with ctx: the context's error,
-// with its cause if that is another.
+// ContextError returns the error of work that ended with ctx: the context's
+// error, with its cause if that is another.
 func ContextError(ctx context.Context) error {
 	cause := context.Cause(ctx)
 	if errors.Is(cause, context.Canceled) || errors.Is(cause, context.DeadlineExceeded) {
@@ -29,8 +29,8 @@ func ContextError(ctx context.Context) error {
 	return fmt.Errorf("%w: %w", ctx.Err(), cause)
 }
 
-// WithGrace returns a context that ends d after ctx has ended, or d from now if ctx
-// has ended already. It is for work that has to be done even then.
+// WithGrace returns a context that ends d after ctx has ended, or d from now if
+// ctx has ended already. It is for work that has to be done even then.
 func WithGrace(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	if d == 0 {
 		return ctx, func() {}

@@ -50,8 +50,8 @@ func IsTransient(err error) bool {
 	)
 }
 
-// NotSent reports whether a request that failed certainly had no effect, so that
-// even a request that must not happen twice may be repeated.
+// NotSent reports whether a request that failed certainly had no effect, so
+// that even a request that must not happen twice may be repeated.
 func NotSent(err error) bool {
 	var dial *net.OpError
 	if errors.As(err, &dial) && dial.Op == "dial" {
@@ -101,8 +101,8 @@ func containsAny(text string, parts ...string) bool {
 	return false
 }
 
-// withReason replaces the error of a request that was cut short by the reason. It
-// keeps the request's address.
+// withReason replaces the error of a request that was cut short by the reason.
+// It keeps the request's address.
 func withReason(err, reason error) error {
 	var at *url.Error
 	if errors.As(err, &at) {

@@ -9,8 +9,8 @@ import (
 )
 
 // bodyInterceptor is a transport that takes the body of an answer before
-// consul/api decodes it. It leaves null in its place, or nothing if the body was
-// empty. It does so for requests with the context of WithBody.
+// consul/api decodes it. It leaves null in its place, or nothing if the body
+// was empty. It does so for requests with the context of WithBody.
 type bodyInterceptor struct{ http.RoundTripper }
 
 type bodyKey struct{}

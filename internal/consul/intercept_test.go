@@ -14,7 +14,8 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// testBody is an answer's body that may fail in the middle. It records its close.
+// testBody is an answer's body that may fail in the middle. It records its
+// close.
 type testBody struct {
 	io.Reader
 	closed bool

@@ -7,9 +7,10 @@ import (
 	"errors"
 )
 
-// If there is much to read, decoding it is most of what a run costs. So a scanner
-// reads answers in the form that Consul writes, and knows no other. It takes a
-// tenth of the time of encoding/json (BenchmarkDecode), which decodes the rest.
+// If there is much to read, decoding it is most of what a run costs. So a
+// scanner reads answers in the form that Consul writes, and knows no other. It
+// takes a tenth of the time of encoding/json (BenchmarkDecode), which decodes
+// the rest.
 
 // decodeNames decodes a list of names: ["…",…].
 func decodeNames(answer []byte) ([]entry, error) {
@@ -64,8 +65,8 @@ func decodeResults(answer []byte) ([]entry, error) {
 	return entries, nil
 }
 
-// scanner reads JSON that has no spaces, no escapes in strings and no objects in
-// objects. Its methods return false at anything else.
+// scanner reads JSON that has no spaces, no escapes in strings and no objects
+// in objects. Its methods return false at anything else.
 type scanner struct {
 	rest    []byte
 	session string // the last one read; most are the same
@@ -175,7 +176,8 @@ func (s *scanner) skipOther() bool {
 	return true
 }
 
-// isPlain reports whether text has only characters that mean themselves in JSON.
+// isPlain reports whether text has only characters that mean themselves in
+// JSON.
 func isPlain(text []byte) bool {
 	for _, c := range text {
 		if c < ' ' || c > '~' || c == '\\' {

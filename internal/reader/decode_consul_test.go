@@ -14,8 +14,8 @@ import (
 	"github.com/consulexec/consulexec/internal/devcluster"
 )
 
-// TestAnswers checks that the scanner reads what a Consul writes, so that nothing is
-// left to encoding/json.
+// TestAnswers checks that the scanner reads what a Consul writes, so that
+// nothing is left to encoding/json.
 func TestAnswers(t *testing.T) {
 	t.Run("exectest", func(t *testing.T) {
 		t.Parallel()

@@ -47,8 +47,8 @@ func someAnswers(t *testing.T, indent bool, name string) (names, pairs, results 
 	return marshal(keys), marshal(kvs), marshal(txn)
 }
 
-// TestDecode compares what is decoded with what encoding/json makes of it, and looks
-// whether the scanner reads what Consul writes.
+// TestDecode compares what is decoded with what encoding/json makes of it, and
+// looks whether the scanner reads what Consul writes.
 func TestDecode(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -100,7 +100,8 @@ func TestDecode(t *testing.T) {
 	}
 }
 
-// TestDecodeOther decodes what is not an answer, or not in the form that is expected.
+// TestDecodeOther decodes what is not an answer, or not in the form that is
+// expected.
 func TestDecodeOther(t *testing.T) {
 	const kv = `{"Key":"k","Value":"YQ==","Session":"s"}`
 	for _, test := range []struct{ form, answer, want string }{

@@ -16,13 +16,13 @@ const (
 	// deletionPause is how long nothing is deleted after a deletion has failed.
 	deletionPause = 10 * time.Second
 
-	// tombstoneTTL is how long Consul keeps a tombstone for each deleted key; every
-	// listing scans all of them. It is the default of tombstone_ttl.
+	// tombstoneTTL is how long Consul keeps a tombstone for each deleted key;
+	// every listing scans all of them. It is the default of tombstone_ttl.
 	tombstoneTTL = 15 * time.Minute
 )
 
-// deletion deletes keys that were read, so that listings stay short however much
-// there is to read. That is safe: no agent reads what it has written.
+// deletion deletes keys that were read, so that listings stay short however
+// much there is to read. That is safe: no agent reads what it has written.
 type deletion struct {
 	*transactions
 
@@ -31,8 +31,9 @@ type deletion struct {
 	failedAt        time.Time // when a deletion failed last, or zero
 }
 
-// deleteRead deletes keys that were read, if they fill a transaction. It reports
-// whether all of them are gone. A key that is not deleted is only listed again.
+// deleteRead deletes keys that were read, if they fill a transaction. It
+// reports whether all of them are gone. A key that is not deleted is only
+// listed again.
 func (d *deletion) deleteRead(ctx context.Context, keys []string) bool {
 	now := time.Now()
 	if now.Sub(d.tombstonesSince) > tombstoneTTL {

@@ -3,18 +3,18 @@ package reader
 import "time"
 
 const (
-	// A listing brings the values along if it repeats at most maxStaleBytes of old
-	// ones and no more than maxNewBytes of new ones are expected. That saves the
-	// requests for the values.
+	// A listing brings the values along if it repeats at most maxStaleBytes of
+	// old ones and no more than maxNewBytes of new ones are expected. That
+	// saves the requests for the values.
 	maxStaleBytes = 16 << 10
 	maxNewBytes   = 4 << 20
 
 	// keySize is about what a key takes in such a listing besides its value.
 	keySize = 200
 
-	// The forecast of new bytes is the last listing's, in proportion to the time
-	// since. It is void once that time is over minGap and several times the last
-	// interval, or over maxGap, as after a slow callback.
+	// The forecast of new bytes is the last listing's, in proportion to the
+	// time since. It is void once that time is over minGap and several times
+	// the last interval, or over maxGap, as after a slow callback.
 	minGap = 50 * time.Millisecond
 	maxGap = time.Second
 )
@@ -28,7 +28,8 @@ type forecast struct {
 	keptBytes  int           // bytes of unread values in the last full listing
 }
 
-// wantsValues reports whether a listing at now with values has few enough bytes.
+// wantsValues reports whether a listing at now with values has few enough
+// bytes.
 func (f *forecast) wantsValues(now time.Time) bool {
 	gap := now.Sub(f.listedAt)
 	known := gap <= min(max(minGap, 4*f.interval), maxGap)
@@ -36,8 +37,8 @@ func (f *forecast) wantsValues(now time.Time) bool {
 		float64(f.newBytes)*float64(gap) <= maxNewBytes*float64(f.interval)
 }
 
-// listed begins a new interval, with a listing that was asked for at one time and
-// came at another.
+// listed begins a new interval, with a listing that was asked for at one time
+// and came at another.
 func (f *forecast) listed(asked, came time.Time) {
 	// A listing that waits is answered at the first change.
 	f.interval = min(came.Sub(f.listedAt), asked.Sub(f.listedAt)+minGap)

@@ -34,8 +34,8 @@ func TestForecastWantsValues(t *testing.T) {
 	}
 }
 
-// TestForecastMeasure checks which keys of a listing count as read, and how large
-// the next listing is held to be.
+// TestForecastMeasure checks which keys of a listing count as read, and how
+// large the next listing is held to be.
 func TestForecastMeasure(t *testing.T) {
 	read := []string{
 		"a/ack", "a/exit", "a/out/00000", "a/out/00001", "a/out/00002", // exited, so chunk 2 is worthless

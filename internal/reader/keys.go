@@ -28,9 +28,9 @@ type Key struct {
 	Chunk int // the number of a chunk of Output, from 0
 }
 
-// ParseKey parses a key relative to <prefix>/<session>/. It reads from the right:
-// a node may be called "job" or "out", and its name may even have a slash. The
-// node's name shares the memory of key.
+// ParseKey parses a key relative to <prefix>/<session>/. It reads from the
+// right: a node may be called "job" or "out", and its name may even have a
+// slash. The node's name shares the memory of key.
 func ParseKey(key string) Key {
 	if key == "job" {
 		return Key{Kind: Job}
@@ -81,9 +81,9 @@ func cutLast(key string) (before, last string, ok bool) {
 	return key[:i], key[i+1:], true
 }
 
-// parseChunk parses a chunk's number as the format %05x writes it: lower-case hex,
-// at least five digits. It refuses any other spelling of a number, so that no chunk
-// counts twice.
+// parseChunk parses a chunk's number as the format %05x writes it: lower-case
+// hex, at least five digits. It refuses any other spelling of a number, so that
+// no chunk counts twice.
 func parseChunk(digits string) (int, bool) {
 	if len(digits) < 5 || (len(digits) > 5 && digits[0] == '0') || len(digits) > 7 {
 		return 0, false

@@ -58,8 +58,8 @@ func TestParseKey(t *testing.T) {
 	}
 }
 
-// FuzzParseKey checks that a key means one thing only: what is parsed is spelled
-// the same again.
+// FuzzParseKey checks that a key means one thing only: what is parsed is
+// spelled the same again.
 func FuzzParseKey(f *testing.F) {
 	for _, key := range []string{"job", "n/ack", "n/exit", "n/out/00000", "a/b/out/100000", "n/out/000000", "/ack", "n/out/", "job/out/fffff"} {
 		f.Add(key)

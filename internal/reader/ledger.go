@@ -11,8 +11,8 @@ const (
 	// maxStrangers bounds how many keys of strangers the ledger remembers.
 	maxStrangers = 1000
 
-	// strangerPause is how long a stranger's key is left alone before it is read
-	// again: an agent may have overwritten it.
+	// strangerPause is how long a stranger's key is left alone before it is
+	// read again: an agent may have overwritten it.
 	strangerPause = 10 * time.Second
 )
 
@@ -42,8 +42,8 @@ func newLedger(session string) *ledger {
 	return &ledger{session: session, nodes: make(map[string]*progress), strangers: make(map[string]time.Time)}
 }
 
-// hasRead reports whether a key of the node was read or says nothing new. A node
-// that has exited has nothing more to say.
+// hasRead reports whether a key of the node was read or says nothing new. A
+// node that has exited has nothing more to say.
 func (p *progress) hasRead(k Key) bool {
 	switch k.Kind {
 	case Ack:
@@ -95,8 +95,8 @@ func (l *ledger) isRead(e *entry) bool {
 }
 
 // inOrder sorts entries by node, and those of a node in the order in which it
-// wrote them: ack, output by number, exit. (Consul sorts "exit" before "out", and
-// chunk 100000 before fffff.)
+// wrote them: ack, output by number, exit. (Consul sorts "exit" before "out",
+// and chunk 100000 before fffff.)
 func inOrder(a, b *entry) int {
 	return cmp.Or(
 		strings.Compare(a.parsed.Node, b.parsed.Node),
@@ -119,8 +119,8 @@ func (l *ledger) withoutAcks(fresh []*entry) (kept []*entry, implied []string) {
 	return kept, implied
 }
 
-// lacksAck reports whether one of the nodes has not been seen to acknowledge: the
-// entry that implied its ack was a stranger's.
+// lacksAck reports whether one of the nodes has not been seen to acknowledge:
+// the entry that implied its ack was a stranger's.
 func (l *ledger) lacksAck(implied []string) bool {
 	return slices.ContainsFunc(implied, func(name string) bool {
 		p := l.nodes[name]
@@ -129,8 +129,8 @@ func (l *ledger) lacksAck(implied []string) bool {
 }
 
 // record marks entries as read and returns a Record of each. A key that was not
-// written under the session is a stranger's: agents that have the job write under
-// it.
+// written under the session is a stranger's: agents that have the job write
+// under it.
 func (l *ledger) record(entries []*entry, now time.Time) []Record {
 	var records []Record
 	for _, e := range entries {
@@ -165,8 +165,8 @@ func (l *ledger) record(entries []*entry, now time.Time) []Record {
 	return records
 }
 
-// addStranger remembers a key that does not belong. It finds the key worth a log
-// line once.
+// addStranger remembers a key that does not belong. It finds the key worth a
+// log line once.
 func (l *ledger) addStranger(key, why string, now time.Time) {
 	_, known := l.strangers[key]
 	if !known && len(l.strangers) == maxStrangers {

@@ -21,7 +21,8 @@ func testEntry(path string) *entry {
 
 func ownValue(v string) value { return value{Value: []byte(v), Session: testSession} }
 
-// TestInOrder shuffles the keys of nodes and sorts them as the nodes wrote them.
+// TestInOrder shuffles the keys of nodes and sorts them as the nodes wrote
+// them.
 func TestInOrder(t *testing.T) {
 	want := []string{
 		"a/ack", "a/out/00000", "a/out/00001", "a/out/0000a", "a/out/00010", "a/out/fffff", "a/out/100000", "a/exit",
@@ -148,7 +149,8 @@ func TestStrangers(t *testing.T) {
 	}
 }
 
-// BenchmarkListing is the cost of a listing of finished nodes beyond its decoding.
+// BenchmarkListing is the cost of a listing of finished nodes beyond its
+// decoding.
 func BenchmarkListing(b *testing.B) {
 	l := newLedger(testSession)
 	var entries []entry

@@ -25,8 +25,8 @@ type lister struct {
 // errInterrupted is the error of a listing that a refresh has ended.
 var errInterrupted = errors.New("interrupted")
 
-// list returns the keys under the job once their index is no longer the given one.
-// After a failure it no longer waits for a change.
+// list returns the keys under the job once their index is no longer the given
+// one. After a failure it no longer waits for a change.
 func (l *lister) list(ctx context.Context, index uint64) (found listing, err error) {
 	waiting, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -112,8 +112,8 @@ func (r *refresh) request() {
 	}
 }
 
-// arm sets what ends the listing, nil if nothing has to. It reports whether there
-// was a request since the last call.
+// arm sets what ends the listing, nil if nothing has to. It reports whether
+// there was a request since the last call.
 func (r *refresh) arm(interrupt context.CancelFunc) (requested bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -4,16 +4,16 @@ import "time"
 
 const (
 	// A listing costs listCost, and keyCost for each key, client and server
-	// together, in round figures. Listings may take one part in listShare of the
-	// time. Only the proportions matter: a listing of few keys is asked for at once,
-	// but no more than 20 a second in the long run; one of 3,000 keys 12 times a
-	// second.
+	// together, in round figures. Listings may take one part in listShare of
+	// the time. Only the proportions matter: a listing of few keys is asked for
+	// at once, but no more than 20 a second in the long run; one of 3,000 keys
+	// 12 times a second.
 	listCost  = 5 * time.Millisecond
 	keyCost   = time.Microsecond
 	listShare = 10
 
-	// listBurst may be spent at once after a while of rest. It is 20 short listings,
-	// so that a short command on few nodes is never held up.
+	// listBurst may be spent at once after a while of rest. It is 20 short
+	// listings, so that a short command on few nodes is never held up.
 	listBurst = 100 * time.Millisecond
 
 	// maxPause is how long the end of a node may go unnoticed to save listings.
@@ -27,8 +27,8 @@ type pacer struct {
 	last  time.Time     // when spent was computed
 }
 
-// pause charges the budget for a listing of keys (tombstones included) and returns
-// how long to wait before the next.
+// pause charges the budget for a listing of keys (tombstones included) and
+// returns how long to wait before the next.
 func (p *pacer) pause(now time.Time, keys int) time.Duration {
 	if !p.last.IsZero() {
 		p.spent = max(0, p.spent-now.Sub(p.last)/listShare)

@@ -1,6 +1,6 @@
-// Package reader reads what agents write under a job, in proportion to what there
-// is to read: it lists the keys whenever they change, reads each value once, and
-// deletes what it has read.
+// Package reader reads what agents write under a job, in proportion to what
+// there is to read: it lists the keys whenever they change, reads each value
+// once, and deletes what it has read.
 package reader
 
 import (

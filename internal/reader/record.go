@@ -26,12 +26,12 @@ type Batch struct {
 	// written then.
 	Listed time.Time
 
-	// Outage is set beside Listed. It is how long before the listing nothing could
-	// be read.
+	// Outage is set beside Listed. It is how long before the listing nothing
+	// could be read.
 	Outage time.Duration
 
-	// JobGone is set beside Listed if the job's key is no longer there, for example
-	// because the session is gone.
+	// JobGone is set beside Listed if the job's key is no longer there, for
+	// example because the session is gone.
 	JobGone bool
 
 	// Err is set in the last batch of all. It says why the reader ended.

@@ -33,8 +33,8 @@ func (s *sight) do(ctx context.Context, client *consul.Client, op consul.Operati
 	})
 }
 
-// outage ends the outage before the last request, which succeeded. It returns how
-// long the outage was, or 0 if no request has failed.
+// outage ends the outage before the last request, which succeeded. It returns
+// how long the outage was, or 0 if no request has failed.
 func (s *sight) outage() time.Duration {
 	defer func() { s.blindSince, s.failed = time.Time{}, false }()
 	if !s.failed {

@@ -15,14 +15,14 @@ import (
 )
 
 const (
-	// newMaxOps is how many operations Consul takes in a transaction, and oldMaxOps
-	// how many versions up to 1.12 take.
+	// newMaxOps is how many operations Consul takes in a transaction, and
+	// oldMaxOps how many versions up to 1.12 take.
 	newMaxOps = 128
 	oldMaxOps = 64
 )
 
-// transactions reads and deletes any number of keys. It splits them into as many
-// transactions as this Consul needs.
+// transactions reads and deletes any number of keys. It splits them into as
+// many transactions as this Consul needs.
 type transactions struct {
 	*consul.Client
 	base   string
@@ -87,8 +87,9 @@ func (t *transactions) fillGroup(ctx context.Context, entries []*entry) ([]*entr
 	return nil, nil
 }
 
-// get reads the values of entries in one transaction, which Consul answers without
-// a write. If some of them are missing it returns their indexes instead.
+// get reads the values of entries in one transaction, which Consul answers
+// without a write. If some of them are missing it returns their indexes
+// instead.
 func (t *transactions) get(ctx context.Context, entries []*entry) (missing []int, err error) {
 	keys := make([]string, len(entries))
 	for i, e := range entries {
@@ -116,8 +117,8 @@ func (t *transactions) get(ctx context.Context, entries []*entry) (missing []int
 	return missing, err
 }
 
-// delete deletes keys, group by group, until one fails. It begins no group after
-// the deadline. It returns how many keys are gone.
+// delete deletes keys, group by group, until one fails. It begins no group
+// after the deadline. It returns how many keys are gone.
 func (t *transactions) delete(ctx context.Context, op consul.Operation, keys []string, deadline time.Time) (deleted int, err error) {
 	for deleted < len(keys) && !time.Now().After(deadline) {
 		group := keys[deleted:min(len(keys), deleted+t.maxOps)]
@@ -170,8 +171,8 @@ func fillValues(answer []byte, entries []*entry) error {
 	return nil
 }
 
-// missingKeys returns the indexes of the keys whose absence made Consul roll the
-// transaction back.
+// missingKeys returns the indexes of the keys whose absence made Consul roll
+// the transaction back.
 func missingKeys(answer string) (missing []int, err error) {
 	var decoded struct{ Errors api.TxnErrors }
 	if err := json.Unmarshal([]byte(answer), &decoded); err != nil {

@@ -1,13 +1,14 @@
 # shellcheck shell=sh
-# killer.sh ends the commands of a run on this node: it sends each watcher of the run
-# one SIGTERM and waits until all are gone. $1 is the run's ID. Its status is
+# killer.sh ends the commands of a run on this node: it sends each watcher of
+# the run one SIGTERM and waits until all are gone. $1 is the run's ID. Its
+# status is
 #
 #   0  no shell of the run is left
 #   1  one is left after 9 s
 #   2  it can't see processes, not even itself
 #
-# If it finds none it looks again a second later: an agent that has just acknowledged
-# the job may be about to start the command.
+# If it finds none it looks again a second later: an agent that has just
+# acknowledged the job may be about to start the command.
 exec 2>/dev/null
 told=" " tenths=0 again=yes
 while :; do

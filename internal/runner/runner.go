@@ -1,5 +1,5 @@
-// Package runner wraps what a node runs in shell programs that can end it. Consul's
-// agents never end a command.
+// Package runner wraps what a node runs in shell programs that can end it.
+// Consul's agents never end a command.
 //
 // Three programs run on a node, each by its /bin/sh:
 //
@@ -9,14 +9,15 @@
 //     it gets a SIGTERM.
 //   - killer.sh is a job of its own. It sends that SIGTERM to the watchers of a run.
 //
-// They use POSIX utilities only (cat, chmod, env, mkdir, ps, rm, rmdir, sed, sleep,
-// tail, tr), and setsid, which POSIX lacks, unless the shell has job control without
-// a terminal: bash, which is /bin/sh on macOS, has it; dash has not. They send a
-// signal to a group by kill -TERM -1234, which every shell takes: kill -s TERM --
+// They use POSIX utilities only (cat, chmod, env, mkdir, ps, rm, rmdir, sed,
+// sleep, tail, tr), and setsid, which POSIX lacks, unless the shell has job
+// control without a terminal: bash, which is /bin/sh on macOS, has it; dash has
+// not. They send a signal to a group by kill -TERM -1234, which every shell
+// takes: kill -s TERM --
 // -1234 fails in busybox, and kill -s TERM -1234 in dash.
 //
-// A process of a run is found by its command line. It begins with a marker, as some
-// ps cut a line after 79 characters.
+// A process of a run is found by its command line. It begins with a marker, as
+// some ps cut a line after 79 characters.
 package runner
 
 import (
@@ -29,8 +30,9 @@ import (
 	"time"
 )
 
-// A Job is the part of a job spec that says what a node runs: Args if it has some,
-// else Script, else Command. An agent writes a Script to a file in any case.
+// A Job is the part of a job spec that says what a node runs: Args if it has
+// some, else Script, else Command. An agent writes a Script to a file in any
+// case.
 type Job struct {
 	Command string   `json:",omitempty"`
 	Args    []string `json:",omitempty"`
@@ -57,8 +59,8 @@ var (
 	killer  = withoutComments(killerSource)
 )
 
-// withoutComments drops comment lines and empty lines, which would only make each
-// job larger. No line of the programs begins with # inside quotes.
+// withoutComments drops comment lines and empty lines, which would only make
+// each job larger. No line of the programs begins with # inside quotes.
 func withoutComments(source string) string {
 	var text strings.Builder
 	for line := range strings.Lines(source) {
@@ -69,23 +71,25 @@ func withoutComments(source string) string {
 	return text.String()
 }
 
-// marked begins a program with the marker: the run's ID, and what the process is.
+// marked begins a program with the marker: the run's ID, and what the process
+// is.
 func marked(id, role, program string) string {
 	return fmt.Sprintf(": consulexec-%s %s\n%s", id, role, program)
 }
 
-// Killer returns the job that ends the commands of the run with this ID on its node.
-// Its exit status is one of the constants above.
+// Killer returns the job that ends the commands of the run with this ID on its
+// node. Its exit status is one of the constants above.
 func Killer(id string) Job {
 	return Job{Args: []string{"/bin/sh", "-c", marked(id, "killer", killer), "sh", id}}
 }
 
-// Wrap returns a job that does what job does and can be ended: by the killer of the
-// run with this ID and, unless timeout is 0, by the timeout. The timeout is rounded
-// up to whole seconds, as POSIX's sleep takes no others.
+// Wrap returns a job that does what job does and can be ended: by the killer of
+// the run with this ID and, unless timeout is 0, by the timeout. The timeout is
+// rounded up to whole seconds, as POSIX's sleep takes no others.
 //
-// A script stays a script, and the wrapper is its first part. That part copies the
-// rest, whatever bytes it has, into a directory of its own beside the agent's file.
+// A script stays a script, and the wrapper is its first part. That part copies
+// the rest, whatever bytes it has, into a directory of its own beside the
+// agent's file.
 func Wrap(job Job, id string, timeout time.Duration) Job {
 	limit := ""
 	if timeout > 0 {
@@ -102,8 +106,9 @@ func Wrap(job Job, id string, timeout time.Duration) Job {
 	return Job{Args: append(shell, "command", job.Command)}
 }
 
-// scriptHead returns the first part of a script. It runs command with the directory
-// of the rest as one more argument, and by exec, so that no shell reads on.
+// scriptHead returns the first part of a script. It runs command with the
+// directory of the rest as one more argument, and by exec, so that no shell
+// reads on.
 func scriptHead(command []string) []byte {
 	quoted := make([]string, len(command))
 	for i, word := range command {

@@ -49,7 +49,8 @@ func size(t *testing.T, job Job) int {
 	return len(document)
 }
 
-// TestWithoutComments checks that the programs lose their comments and nothing else.
+// TestWithoutComments checks that the programs lose their comments and nothing
+// else.
 func TestWithoutComments(t *testing.T) {
 	for name, source := range map[string]string{"wrapper": wrapperSource, "watcher": watcherSource, "killer": killerSource} {
 		text := withoutComments(source)

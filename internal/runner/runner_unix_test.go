@@ -20,8 +20,8 @@ import (
 	"time"
 )
 
-// The tests in this file do what an agent does with a job, with each kind of shell
-// that there is on this machine as the node's /bin/sh.
+// The tests in this file do what an agent does with a job, with each kind of
+// shell that there is on this machine as the node's /bin/sh.
 
 // A shell is a node's /bin/sh.
 type shell struct{ name, path string }
@@ -50,8 +50,8 @@ func shells(t testing.TB) []shell {
 	return found
 }
 
-// as returns a wrapped job for a node with that /bin/sh. The command is left as it
-// is.
+// as returns a wrapped job for a node with that /bin/sh. The command is left as
+// it is.
 func (s shell) as(wrapped, job Job) Job {
 	replace := func(text string) string { return strings.ReplaceAll(text, "/bin/sh", s.path) }
 	n := len(wrapped.Args) - max(len(job.Args), 1)
@@ -188,8 +188,8 @@ func (a *agent) list() (lines []string) {
 	return lines
 }
 
-// nothingLeft checks that there is no process and no file of the agent's jobs. What
-// was killed may take a moment to be gone.
+// nothingLeft checks that there is no process and no file of the agent's jobs.
+// What was killed may take a moment to be gone.
 func (a *agent) nothingLeft() {
 	a.t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); len(a.processes()) > 0; time.Sleep(time.Millisecond) {
@@ -249,8 +249,8 @@ func kinds(command string) map[string]Job {
 	}
 }
 
-// kinds returns all kinds of a command for /bin/sh. For another shell it returns one
-// of them, a different one for the next i.
+// kinds returns all kinds of a command for /bin/sh. For another shell it
+// returns one of them, a different one for the next i.
 func (s shell) kinds(command string, i int) map[string]Job {
 	all := kinds(command)
 	if s.name == "sh" {
@@ -362,7 +362,8 @@ func everyByte() []byte {
 	return all
 }
 
-// TestWrapSignal shows how the status differs: without the wrapper an agent reports
+// TestWrapSignal shows how the status differs: without the wrapper an agent
+// reports
 // -1 for any signal.
 func TestWrapSignal(t *testing.T) {
 	eachShell(t, func(t *testing.T, sh shell) {
@@ -470,8 +471,8 @@ func (e ending) check(since time.Time) {
 	e.nothingLeft()
 }
 
-// TestKiller ends commands by the killer: half of the time by what there is without
-// /proc.
+// TestKiller ends commands by the killer: half of the time by what there is
+// without /proc.
 func TestKiller(t *testing.T) {
 	eachShell(t, func(t *testing.T, sh shell) {
 		t.Parallel()
@@ -539,8 +540,8 @@ func TestKillerAtAnyTime(t *testing.T) {
 	})
 }
 
-// TestKillerOnly checks that the killer leaves other runs alone, and their children,
-// and those of a command that ended by itself.
+// TestKillerOnly checks that the killer leaves other runs alone, and their
+// children, and those of a command that ended by itself.
 func TestKillerOnly(t *testing.T) {
 	eachShell(t, func(t *testing.T, sh shell) {
 		t.Parallel()
@@ -576,7 +577,8 @@ func TestKillerOnly(t *testing.T) {
 	})
 }
 
-// TestKillerSeesNothing checks that the killer does not take blindness for success.
+// TestKillerSeesNothing checks that the killer does not take blindness for
+// success.
 func TestKillerSeesNothing(t *testing.T) {
 	dir := t.TempDir()
 	for _, program := range []string{"sleep", "tr"} {
@@ -591,8 +593,8 @@ func TestKillerSeesNothing(t *testing.T) {
 	}
 }
 
-// TestWithoutSetsid takes setsid away. A command that could not be ended must not
-// run; a shell with job control without a terminal can do without setsid.
+// TestWithoutSetsid takes setsid away. A command that could not be ended must
+// not run; a shell with job control without a terminal can do without setsid.
 func TestWithoutSetsid(t *testing.T) {
 	dir := t.TempDir()
 	for _, program := range []string{"cat", "chmod", "env", "mkdir", "ps", "rm", "rmdir", "sed", "sleep", "tail", "tr", "sh", "yes"} {
@@ -617,8 +619,8 @@ func TestWithoutSetsid(t *testing.T) {
 	})
 }
 
-// makesGroups reports whether the shell gives a child a process group of its own
-// with this PATH: by a setsid that it has built in, or by job control.
+// makesGroups reports whether the shell gives a child a process group of its
+// own with this PATH: by a setsid that it has built in, or by job control.
 func (s shell) makesGroups(t *testing.T, path string) bool {
 	cmd := exec.CommandContext(t.Context(), s.path, "-c", `command -v setsid || { set -m; `+s.path+` -c 'kill -0 "-$$"'; }`)
 	cmd.Env = []string{"PATH=" + path}
@@ -630,8 +632,8 @@ func (s shell) makesGroups(t *testing.T, path string) bool {
 	return err == nil
 }
 
-// TestScriptDirectoryTaken checks that a script does not run from, and leaves alone, what
-// somebody else has put in its way.
+// TestScriptDirectoryTaken checks that a script does not run from, and leaves
+// alone, what somebody else has put in its way.
 func TestScriptDirectoryTaken(t *testing.T) {
 	eachShell(t, func(t *testing.T, sh shell) {
 		a, theirs := newAgent(t), filepath.Join(t.TempDir(), "script")

@@ -1,16 +1,17 @@
 # shellcheck shell=sh
 # watcher.sh runs beside a command. It ends the command's process group at the
-# timeout, or when it gets a SIGTERM. Its status is the command's. Its arguments:
+# timeout, or when it gets a SIGTERM. Its status is the command's. Its
+# arguments:
 #
 #   $1  the run's ID
 #   $2  the timeout in seconds, or nothing
 #   $3  "setsid" if the node has that program
 #
-# It waits for the command's end and for signals at once. So a child, the reader,
-# waits for the command's end: it reads the first of the two statuses. The reader
-# carries the marker in its command line, so the killer finds a watcher only when it
-# is ready for the SIGTERM. The watcher reads the second status after the reader has
-# ended, as two readers would tear a line apart.
+# It waits for the command's end and for signals at once. So a child, the
+# reader, waits for the command's end: it reads the first of the two statuses.
+# The reader carries the marker in its command line, so the killer finds a
+# watcher only when it is ready for the SIGTERM. The watcher reads the second
+# status after the reader has ended, as two readers would tear a line apart.
 #
 # Every process that does not need the command's output closes it, as the agent
 # waits until nobody holds it.
@@ -33,9 +34,9 @@ trap end HUP INT TERM
 read -r kind pid <&3 || read -r kind pid <&3
 [ "$kind" = pid ] || exit "${pid:-255}"
 [ -z "$told" ] || end
-# The timer has a group of its own: a shell and its sleep, and the shell may just be
-# starting either. After the timeout it stays until it is killed, so that its number
-# can't belong to another process by then.
+# The timer has a group of its own: a shell and its sleep, and the shell may
+# just be starting either. After the timeout it stays until it is killed, so
+# that its number can't belong to another process by then.
 timer=
 if [ -n "$2" ]; then
 	[ -n "$3" ] || set -m

@@ -1,6 +1,6 @@
 # shellcheck shell=sh
-# wrapper.sh runs a command in a process group of its own and hands its output and
-# status through. Its arguments:
+# wrapper.sh runs a command in a process group of its own and hands its output
+# and status through. Its arguments:
 #
 #   $1     the run's ID
 #   $2     the timeout in seconds, or nothing
@@ -8,17 +8,18 @@
 #   $4     what to run: command, script or args
 #   $5...  the command, the script's directory, or the program and its arguments
 #
-# The command is the foreground command of a pipeline, and the watcher is the other
-# end. A background command would have SIGINT and SIGQUIT ignored and could not undo
-# that. The pipe carries the group's ID, and then the status twice. It ends with the
-# command, whatever happens to this shell.
+# The command is the foreground command of a pipeline, and the watcher is the
+# other end. A background command would have SIGINT and SIGQUIT ignored and
+# could not undo that. The pipe carries the group's ID, and then the status
+# twice. It ends with the command, whatever happens to this shell.
 #
-# This shell survives HUP, INT and TERM, to remove the script's directory after the
-# command. Its children get these signals' default actions.
+# This shell survives HUP, INT and TERM, to remove the script's directory after
+# the command. Its children get these signals' default actions.
 #
-# The variables have rare names: a variable of the environment would change for the
-# command. bash sets $SHELL to the user's login shell if the environment has none,
-# which is /bin/false for most services; so $SHELL counts only if env prints it.
+# The variables have rare names: a variable of the environment would change for
+# the command. bash sets $SHELL to the user's login shell if the environment has
+# none, which is /bin/false for most services; so $SHELL counts only if env
+# prints it.
 trap : HUP INT TERM
 cx_id=$1 cx_limit=$2 cx_watcher=$3 cx_kind=$4 cx_dir='' cx_own='' cx_shell=/bin/sh
 shift 4
