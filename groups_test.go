@@ -3,18 +3,16 @@ package consulexec_test
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/hashicorp/consul/api"
-
 	"github.com/consulexec/consulexec"
 	"github.com/consulexec/consulexec/exectest"
+	"github.com/consulexec/consulexec/internal/runtest"
 )
 
-// describe returns groups in words.
+// describe returns groups as text.
 func describe(groups []consulexec.Group) []string {
 	var all []string
 	for _, g := range groups {
@@ -23,6 +21,7 @@ func describe(groups []consulexec.Group) []string {
 	return all
 }
 
+// TestGroups groups results that differ in one respect each.
 func TestGroups(t *testing.T) {
 	exited := func(node string, code int, output string) consulexec.NodeResult {
 		n := consulexec.NodeResult{Node: node, State: consulexec.StateExited, ExitCode: code, OutputBytes: int64(len(output))}
@@ -104,20 +103,22 @@ func TestGroups(t *testing.T) {
 	}
 }
 
+// TestGroupsOfRun groups the result of a run that captures all of the output, a
+// part of it, or none.
 func TestGroupsOfRun(t *testing.T) {
 	options := []exectest.Option{
-		node("a", exectest.Answer("1.27\n", 0)),
-		node("b", exectest.Answer("1.26\n", 0)),
-		node("c", exectest.Answer("1.27\n", 0)),
-		node("d", exectest.Answer("", 127)),
-		node("off", ok, exectest.ExecDisabled()),
+		runtest.Node("a", exectest.Answer("1.27\n", 0)),
+		runtest.Node("b", exectest.Answer("1.26\n", 0)),
+		runtest.Node("c", exectest.Answer("1.27\n", 0)),
+		runtest.Node("d", exectest.Answer("", 127)),
+		runtest.Node("off", runtest.Up, exectest.ExecDisabled()),
 	}
 	for capture, want := range map[int][]string{
 		100: {`a c: exited 0 "1.27\n" of 5`, `b: exited 0 "1.26\n" of 5`, `d: exited 127 "" of 0`, `off: no response -1 "" of 0`},
 		3:   {`a b c: exited 0 "1.2" of 5`, `d: exited 127 "" of 0`, `off: no response -1 "" of 0`},
 		0:   {`a b c: exited 0 "" of 5`, `d: exited 127 "" of 0`, `off: no response -1 "" of 0`},
 	} {
-		bubble(t, options, func(t *testing.T, srv *exectest.Server) {
+		runtest.Bubble(t, options, func(t *testing.T, srv *exectest.Server) {
 			e, err := consulexec.New("x", consulexec.WithClient(srv.Client()), consulexec.WithCapture(capture))
 			if err != nil {
 				t.Fatal(err)
@@ -130,28 +131,5 @@ func TestGroupsOfRun(t *testing.T) {
 				t.Errorf("capture %d: groups %v, want %v", capture, got, want)
 			}
 		})
-	}
-}
-
-// conformGroups has one of three nodes, whichever it is, come to another outcome
-// than the others.
-func conformGroups(t *testing.T, client *api.Client) {
-	command := fmt.Sprintf("if mkdir %s 2>/dev/null; then echo first; else echo late; exit 3; fi", filepath.Join(t.TempDir(), "first"))
-	_, result, err := execute(t, client, command, answering)
-	if err != nil {
-		t.Fatal(err)
-	}
-	groups := result.Groups()
-	if len(groups) != 2 || len(groups[0].Nodes) != 2 || len(groups[1].Nodes) != 1 {
-		t.Fatalf("groups %v", describe(groups))
-	}
-	nodes := slices.Sorted(slices.Values(slices.Concat(groups[0].Nodes, groups[1].Nodes)))
-	if !slices.Equal(nodes, []string{"db-1", "web-1", "web-2"}) {
-		t.Errorf("nodes %v", nodes)
-	}
-	for i, want := range []string{`exited 3 "late\n" of 5`, `exited 0 "first\n" of 6`} {
-		if got := describe(groups)[i]; !strings.HasSuffix(got, want) {
-			t.Errorf("group %s, want %s", got, want)
-		}
 	}
 }

@@ -1,4 +1,4 @@
-package consulexec_test
+package test
 
 import (
 	"context"
@@ -14,16 +14,17 @@ import (
 
 	"github.com/consulexec/consulexec"
 	"github.com/consulexec/consulexec/exectest"
+	"github.com/consulexec/consulexec/internal/runtest"
 )
 
 var (
-	soakTime = flag.Duration("soak", 2*time.Second, "how long TestSoak goes on")
-	soakSeed = flag.Uint64("seed", 0, "the seed of the one run that TestSoak is to repeat")
+	soakTime = flag.Duration("soak", 2*time.Second, "how long TestSoak runs")
+	soakSeed = flag.Uint64("seed", 0, "repeat only the run with this seed")
 )
 
-// TestSoak makes run after run with random nodes, faults, deaths and
-// cancellations, and checks after each that the result is the truth. The seed of
-// a run that fails is printed; -seed repeats it.
+// TestSoak makes one run after the other, with random nodes, faults, deaths and
+// cancellations. It compares each result with what the nodes did. If a run fails,
+// the test prints its seed for -seed.
 func TestSoak(t *testing.T) {
 	if *soakSeed != 0 {
 		soak(t, *soakSeed)
@@ -36,13 +37,14 @@ func TestSoak(t *testing.T) {
 	t.Logf("%d runs", runs)
 }
 
+// soak makes the run with the seed.
 func soak(t *testing.T, seed uint64) {
 	t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 		s := &soaking{Rand: rand.New(rand.NewPCG(seed, 0)), truth: make(map[string]*truth)}
 		nodes := s.nodes()
-		bubble(t, nodes, func(t *testing.T, srv *exectest.Server) { s.run(t, srv) })
+		runtest.Bubble(t, nodes, func(t *testing.T, srv *exectest.Server) { s.run(t, srv) })
 		if t.Failed() {
-			t.Logf("repeat this run with: go test -run Soak -seed %d", seed)
+			t.Logf("repeat this run with: go test ./test -run Soak -seed %d", seed)
 		}
 	})
 }
@@ -51,27 +53,29 @@ func soak(t *testing.T, seed uint64) {
 type soaking struct {
 	*rand.Rand
 	names   []string
-	endless bool        // some node's command does not end by itself
-	deletes atomic.Bool // somebody deletes keys
+	endless bool        // the command of a node does not end by itself
+	deletes atomic.Bool // the troubles delete keys
 
 	mu    sync.Mutex // guards the rest
 	truth map[string]*truth
 }
 
-// truth is what a node really did.
+// truth is what a node did.
 type truth struct {
 	output strings.Builder
 	code   int
 	exited bool
 }
 
+// upTo draws a duration below d.
 func (s *soaking) upTo(d time.Duration) time.Duration { return time.Duration(s.Int64N(int64(d))) }
 
+// one draws true once in so many times.
 func (s *soaking) one(in int) bool { return s.IntN(in) == 0 }
 
 // nodes draws the cluster. The first node holds the session, and stays alive.
 func (s *soaking) nodes() []exectest.Option {
-	options := []exectest.Option{node("first", s.handler("first"))}
+	options := []exectest.Option{runtest.Node("first", s.handler("first"))}
 	s.names = []string{"first"}
 	for i := range s.IntN(6) {
 		name := fmt.Sprint("node-", i)
@@ -85,17 +89,17 @@ func (s *soaking) nodes() []exectest.Option {
 		case s.one(10):
 			how = append(how, exectest.Down())
 		}
-		options = append(options, node(name, s.handler(name), how...))
+		options = append(options, runtest.Node(name, s.handler(name), how...))
 	}
 	return options
 }
 
-// handler draws a command: some output, some silence, and how it ends.
+// handler draws a command: its output, its pauses and its end.
 func (s *soaking) handler(name string) exectest.Handler {
 	steps, pause := s.IntN(10), s.upTo(5*time.Second)
 	size := 1 << s.IntN(14)
 	if s.one(5) {
-		steps, pause, size = s.IntN(300), s.upTo(200*time.Millisecond), 4096 // it is deleted when it was read
+		steps, pause, size = s.IntN(300), s.upTo(200*time.Millisecond), 4096 // so much that the run deletes what it has read
 	}
 	code := 0
 	if s.one(4) {
@@ -113,7 +117,7 @@ func (s *soaking) handler(name string) exectest.Handler {
 			s.truth[name].output.WriteString(out)
 			s.mu.Unlock()
 			fmt.Fprint(j.Output, out)
-			sleeps(pause)(ctx, j)
+			runtest.Sleeps(pause)(ctx, j)
 		}
 		switch {
 		case givesUp:
@@ -163,15 +167,14 @@ func (s *soaking) options() []consulexec.Option {
 	return options
 }
 
-// waysToTrouble are all the ways in which a request can fail, in an order that a
-// seed can repeat.
-var waysToTrouble = []func(http.ResponseWriter, *http.Request, http.Handler){
+// waysToTrouble are the ways in which a request can fail, in a fixed order, so that
+// a seed repeats a run.
+var waysToTrouble = []exectest.Action{
 	exectest.Refuse, exectest.Drop, exectest.Hang, doThenFail,
 	exectest.Respond(500, "No cluster leader"), exectest.Respond(500, "rpc error making call: EOF"), exectest.Respond(429, "slow down"),
 }
 
-// troubles draws what goes wrong in the first half minute, and returns what ends
-// it before.
+// troubles draws what goes wrong in the first half minute. End stops it.
 func (s *soaking) troubles(srv *exectest.Server) (end func()) {
 	var ends []func()
 	for range s.IntN(5) {
@@ -226,6 +229,7 @@ func (s *soaking) troubles(srv *exectest.Server) (end func()) {
 	}
 }
 
+// run makes the run and checks it.
 func (s *soaking) run(t *testing.T, srv *exectest.Server) {
 	ctx, patience := t.Context(), 10*time.Minute
 	if s.endless || s.one(4) {
@@ -235,32 +239,28 @@ func (s *soaking) run(t *testing.T, srv *exectest.Server) {
 		defer cancel()
 	}
 	end := s.troubles(srv)
-	rec := &recorder{t: t}
-	reach := consulexec.WithClient(srv.Client())
+	rec := runtest.NewRecorder(t, srv.Client())
 	if s.one(2) {
-		reach = consulexec.WithConfig(srv.Config())
+		rec.Reach = consulexec.WithConfig(srv.Config())
 	}
-	e, err := consulexec.New("x", append(append(rec.options(), reach), s.options()...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	e := rec.New("x", s.options()...)
 	start := time.Now()
 	result, err := e.Run(ctx)
 	took := time.Since(start)
 	end()
-	rec.check(err)
+	rec.CheckCalls(err)
 	s.check(t, srv, result, err)
 	if took > patience+6*time.Second {
-		t.Errorf("took %v, but had only %v", took, patience)
+		t.Errorf("took %v, want at most %v", took, patience+6*time.Second)
 	}
-	// Where Consul could not be reached at the end, the TTL has it.
+	// If Consul could not be reached at the end, it removes the rest after the TTL.
 	time.Sleep(35 * time.Second)
 	if left := srv.Sessions(); len(left) > 0 {
-		t.Errorf("sessions %v left", left)
+		t.Errorf("sessions %v are left", left)
 	}
 	for _, key := range srv.Keys("") {
 		if strings.HasSuffix(key, "/job") && !strings.HasSuffix(key, "/job/job") {
-			t.Errorf("key %s left", key)
+			t.Errorf("key %s is left", key)
 		}
 	}
 }
@@ -271,7 +271,7 @@ func (s *soaking) check(t *testing.T, srv *exectest.Server, result *consulexec.R
 	defer s.mu.Unlock()
 	for _, n := range result.Nodes {
 		if n.Node == "stranger" {
-			t.Error("a stranger is among the nodes")
+			t.Error("stranger is among the nodes")
 			continue
 		}
 		if n.Node == "nobody" {
@@ -284,17 +284,17 @@ func (s *soaking) check(t *testing.T, srv *exectest.Server, result *consulexec.R
 		truth := s.truth[n.Node]
 		switch {
 		case executions > 1:
-			t.Errorf("%s ran %d times", n.Node, executions)
+			t.Errorf("%s ran the command %d times", n.Node, executions)
 		case n.State != consulexec.StateExited:
 			if n.Err == nil || result.Err() == nil {
-				t.Errorf("%s is %v, and that is no error", n.Node, n.State)
+				t.Errorf("%s is %v, without an error", n.Node, n.State)
 			}
 		case n.ExitCode == 255 && (truth == nil || !truth.exited || truth.code != 255):
-			// Its agent failed to write a chunk.
+			// Its agent gave up.
 		case truth == nil || !truth.exited || truth.code != n.ExitCode:
-			t.Errorf("%s exited with %d, the truth is %+v", n.Node, n.ExitCode, truth)
+			t.Errorf("%s exited with %d, but it did %+v", n.Node, n.ExitCode, truth)
 		case truth.output.String() != string(n.Output) && !s.deletes.Load():
-			t.Errorf("%s: %d bytes of output of %d", n.Node, len(n.Output), truth.output.Len())
+			t.Errorf("%s: output of %d bytes, not the %d bytes that it printed", n.Node, len(n.Output), truth.output.Len())
 		}
 		if n.State == consulexec.StateSkipped && executions > 0 {
 			t.Errorf("%s is skipped, but ran", n.Node)
