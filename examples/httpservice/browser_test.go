@@ -23,6 +23,9 @@ var browserNames = []string{
 // path of an installed Chromium. If there is none, it skips the test.
 func findBrowser(t *testing.T) string {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("-short leaves the browser out")
+	}
 	if runtime.GOOS == "windows" {
 		t.Skip("os/exec can't pass pipes to a process on Windows")
 	}

@@ -5,6 +5,7 @@ package runner
 import (
 	"bytes"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"maps"
@@ -22,6 +23,16 @@ import (
 
 // The tests in this file do what an agent does with a job, with each kind of
 // shell that there is on this machine as the node's /bin/sh.
+
+// TestMain runs more tests at once than there are cores, as most of the time
+// they wait for a command to end.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
 
 // A shell is a node's /bin/sh.
 type shell struct{ name, path string }
@@ -249,11 +260,11 @@ func kinds(command string) map[string]Job {
 	}
 }
 
-// kinds returns all kinds of a command for /bin/sh. For another shell it
-// returns one of them, a different one for the next i.
+// kinds returns all kinds of a command for /bin/sh. For another shell, and with
+// -short, it returns one of them, a different one for the next i.
 func (s shell) kinds(command string, i int) map[string]Job {
 	all := kinds(command)
-	if s.name == "sh" {
+	if s.name == "sh" && !testing.Short() {
 		return all
 	}
 	kind := slices.Sorted(maps.Keys(all))[i%len(all)]
