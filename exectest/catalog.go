@@ -7,10 +7,10 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-// serverPort is the port of Consul's servers.
+// serverPort is the RPC port of Consul's servers.
 const serverPort = 8300
 
-// version is the Consul that the answers are those of.
+// version is the Consul version that the answers follow.
 const version = "1.22.7"
 
 func (dc *datacenter) node(name string) *node {
@@ -22,13 +22,14 @@ func (dc *datacenter) node(name string) *node {
 	return nil
 }
 
-// register puts a node into the catalog.
+// register adds a node to the catalog.
 func (dc *datacenter) register(n *node) {
 	dc.catalogIndex = dc.next()
 	n.createIndex, n.modifyIndex = dc.catalogIndex, dc.catalogIndex
 }
 
-// setAlive starts or ends the agent of a node. Sessions that depend on its health end with it.
+// setAlive starts or ends the node's agent. Sessions with node checks end with
+// the agent.
 func (dc *datacenter) setAlive(n *node, alive bool) {
 	if n.alive == alive {
 		return
@@ -54,7 +55,8 @@ func (n *node) catalog() api.Node {
 	}
 }
 
-// catalogServices returns the services of a node that the catalog has, consul among them.
+// catalogServices returns the node's services in the catalog, with consul if
+// the node is a Consul server.
 func (n *node) catalogServices() []service {
 	services := slices.Clone(n.services)
 	if n.consulServer {
@@ -75,7 +77,7 @@ func (n *node) agentService(s service) api.AgentService {
 	}
 }
 
-// A healthCheck is one as the HTTP API shows it.
+// A healthCheck is a check in the HTTP API's JSON form.
 type healthCheck struct {
 	Node        string
 	CheckID     string
@@ -95,14 +97,15 @@ type healthCheck struct {
 	ModifyIndex uint64
 }
 
-// A serviceEntry is an instance of a service with its health, as the HTTP API shows it.
+// A serviceEntry is a service instance with its health in the HTTP API's JSON
+// form.
 type serviceEntry struct {
 	Node    api.Node
 	Service api.AgentService
 	Checks  []healthCheck
 }
 
-// checks returns the node's health checks: serfHealth, where it has an agent.
+// checks returns the node's health checks: serfHealth if it has an agent.
 func (n *node) checks() []healthCheck {
 	if n.external {
 		return []healthCheck{}
@@ -118,8 +121,9 @@ func (n *node) checks() []healthCheck {
 	return []healthCheck{check}
 }
 
-// catalogList reads a list out of the catalog, of what each node contributes, as far as the filter of the request takes it.
-func catalogList[T any](c *call, of func(*node) []T) (any, error) {
+// catalogList returns the items of all nodes that match the request's filter
+// expression.
+func catalogList[T any](c *call, items func(*node) []T) (any, error) {
 	matches, err := newSelector[T](c.params.Get("filter"))
 	if err != nil {
 		return nil, &httpError{http.StatusBadRequest, err.Error()}
@@ -128,7 +132,7 @@ func catalogList[T any](c *call, of func(*node) []T) (any, error) {
 	c.read(&c.dc.catalogChanged, func() uint64 {
 		list = []T{}
 		for _, n := range c.dc.nodes {
-			for _, item := range of(n) {
+			for _, item := range items(n) {
 				if matches(item) {
 					list = append(list, item)
 				}
@@ -147,7 +151,7 @@ func catalogDatacenters(c *call) (any, error) {
 	for _, dc := range c.srv.dcs {
 		names = append(names, dc.name)
 	}
-	slices.Sort(names[1:]) // the nearest first
+	slices.Sort(names[1:]) // Consul lists the nearest datacenter first
 	return names, nil
 }
 
@@ -254,7 +258,7 @@ func healthService(c *call) (any, error) {
 	})
 }
 
-// agentSelf tells of the agent whose API this is: that of the first node.
+// agentSelf describes the agent that serves the HTTP API.
 func agentSelf(c *call) (any, error) {
 	n := c.srv.self
 	return map[string]map[string]any{
@@ -280,7 +284,8 @@ func role(n *node) string {
 	return "node"
 }
 
-// peers returns the addresses of the datacenter's servers, the leader's first.
+// peers returns the addresses of the datacenter's Consul servers, the leader's
+// first.
 func (dc *datacenter) peers() []string {
 	var addresses []string
 	for _, n := range dc.nodes {

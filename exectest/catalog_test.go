@@ -43,7 +43,7 @@ func TestCatalog(t *testing.T) {
 			list, _, err := client.Catalog().Service("api", "blue", nil)
 			return names(list, func(s *api.CatalogService) string { return s.Node + ":" + s.ServiceID }), err
 		}, "[web-2:api-2]"},
-		{"instances of nothing", func() (any, error) {
+		{"instances of an unknown service", func() (any, error) {
 			list, _, err := client.Catalog().Service("nope", "", nil)
 			return len(list), err
 		}, "0"},
@@ -55,7 +55,7 @@ func TestCatalog(t *testing.T) {
 			list, _, err := client.Catalog().NodeServiceList("web-2", &api.QueryOptions{Filter: `ID matches "^api"`})
 			return names(list.Services, func(s *api.AgentService) string { return s.ID }), err
 		}, "[api-2]"},
-		{"services of no node", func() (any, error) {
+		{"services of an unknown node", func() (any, error) {
 			list, _, err := client.Catalog().NodeServiceList("nope", nil)
 			return list.Node == nil && list.Services == nil, err
 		}, "true"},
@@ -116,7 +116,7 @@ func TestCatalogChanges(t *testing.T) {
 	go srv.Kill("web-1")
 	checks, _, err := health.State(api.HealthPassing, &api.QueryOptions{WaitIndex: meta.LastIndex})
 	if got := statuses(checks); err != nil || !slices.Equal(got, []string{"web-2:serfHealth:passing"}) {
-		t.Errorf("%q, %v", got, err)
+		t.Errorf("passing checks after web-1 was killed: %q, %v", got, err)
 	}
 }
 

@@ -2,10 +2,12 @@ package exectest
 
 import "time"
 
-// firstIndex is where a datacenter's index starts. It is high enough for rewind to have somewhere to go back to.
+// firstIndex is the first value of a datacenter's index. It is high so that
+// rewind can lower the index.
 const firstIndex = 100
 
-// A datacenter is the state that Consul's servers replicate, and the nodes. Server.mu guards it.
+// A datacenter holds the replicated state of its Consul servers, and its nodes.
+// Server.mu guards it.
 type datacenter struct {
 	name  string
 	nodes []*node
@@ -17,11 +19,11 @@ type datacenter struct {
 
 	kv        store
 	sessions  map[string]*session
-	lockDelay map[string]time.Time // until when a key may not be acquired
+	lockDelay map[string]time.Time // no session can acquire the key before
 
-	changed        signal // keys or sessions have
+	changed        signal // a key or session changed
 	catalogChanged signal
-	abandoned      signal // everything was replaced
+	abandoned      signal // rewind replaced every index
 }
 
 func newDatacenter(name string) *datacenter {
@@ -37,13 +39,13 @@ func newDatacenter(name string) *datacenter {
 	}
 }
 
-// next returns the index of the write that is about to happen.
+// next increments the index and returns it for the next write.
 func (dc *datacenter) next() uint64 {
 	dc.index++
 	return dc.index
 }
 
-// A signal is a channel that is closed, and replaced, to wake the blocking queries.
+// A signal wakes blocking queries: notify closes the channel and replaces it.
 type signal chan struct{}
 
 func (s *signal) notify() {
@@ -51,7 +53,7 @@ func (s *signal) notify() {
 	*s = make(signal)
 }
 
-// rewind numbers everything anew from 1.
+// rewind renumbers all indexes from 1.
 func (dc *datacenter) rewind() {
 	dc.index = max(dc.kv.rewind(), 1)
 	dc.catalogIndex, dc.sessionIndex = dc.index, dc.index

@@ -9,17 +9,17 @@ import (
 )
 
 const (
-	// rexec is the name of the event that makes agents run a job.
+	// rexec is the event name that makes agents run a job.
 	rexec = "_rexec"
 
-	// maxPayload is what the HTTP API takes as an event's payload.
+	// maxPayload is the HTTP API's limit for an event's payload, in bytes.
 	maxPayload = 300
 
-	// maxEvent is what the gossip layer takes as a whole event, encoded.
+	// maxEvent is Serf's limit for a whole encoded event, in bytes.
 	maxEvent = 512
 )
 
-// An event is one as the HTTP API shows it.
+// An event is a user event in the HTTP API's JSON form.
 type event struct {
 	ID            string
 	Name          string
@@ -49,7 +49,7 @@ func eventFire(c *call) (any, error) {
 	if len(c.body) > 0 {
 		e.Payload = c.body
 	}
-	filter, err := newFilter(e)
+	filter, err := newEventFilter(e)
 	if err != nil {
 		return nil, err
 	}
@@ -63,8 +63,8 @@ func eventFire(c *call) (any, error) {
 	return e, nil
 }
 
-// fire counts an event and returns the nodes that it reaches.
-func (dc *datacenter) fire(s *Server, e *event, matches filter) ([]*node, error) {
+// fire advances the Lamport clock and returns the event's nodes.
+func (dc *datacenter) fire(s *Server, e *event, matches eventFilter) ([]*node, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e.encodedSize(dc.eventTime+1) > maxEvent {
@@ -80,12 +80,13 @@ func (dc *datacenter) fire(s *Server, e *event, matches filter) ([]*node, error)
 	return reached, nil
 }
 
-// A filter tells whether an event is for a node.
-type filter func(*node) bool
+// An eventFilter reports whether a node accepts an event.
+type eventFilter func(*node) bool
 
-// newFilter compiles an event's filters, unanchored regular expressions: one on the node's name, one on the IDs of its
-// services, one on the tags of the services that match.
-func newFilter(e *event) (filter, error) {
+// newEventFilter compiles an event's three unanchored regular expressions. They
+// match the node's name, the IDs of its services, and the tags of a matching
+// service.
+func newEventFilter(e *event) (eventFilter, error) {
 	if e.TagFilter != "" && e.ServiceFilter == "" {
 		return nil, errors.New("Cannot provide tag filter without service filter")
 	}
@@ -125,8 +126,9 @@ func newFilter(e *event) (filter, error) {
 	}, nil
 }
 
-// encodedSize is how many bytes the event takes in gossip: MessagePack within MessagePack, of which the outer, older one
-// knows no lengths of one byte.
+// encodedSize returns the event's size in gossip, in bytes. An event is
+// MessagePack within MessagePack. The outer layer uses the older format, which
+// has no one-byte lengths.
 func (e *event) encodedSize(lamport uint64) int {
 	str := func(length int) int {
 		switch {
@@ -140,7 +142,7 @@ func (e *event) encodedSize(lamport uint64) int {
 	}
 	inner := 1 + str(len("ID")) + str(len(e.ID)) + str(len("n")) + str(len(e.Name)) + str(len("v")) + 1
 	if n := len(e.Payload); n > 0 {
-		inner += str(len("p")) + max(2+n, str(n)) // bytes know no length within the type byte
+		inner += str(len("p")) + max(2+n, str(n)) // byte strings have no length in the type byte
 	}
 	if e.NodeFilter != "" {
 		inner += str(len("nf")) + str(len(e.NodeFilter))
@@ -174,7 +176,7 @@ func (e *event) encodedSize(lamport uint64) int {
 		raw(len("Payload")) + raw(inner) + raw(len("CC")) + 1
 }
 
-// A payload is what the event of a job carries.
+// A payload is the JSON payload of a job's event.
 type payload struct {
 	Prefix  string
 	Session string

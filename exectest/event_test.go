@@ -8,7 +8,7 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-func TestFilter(t *testing.T) {
+func TestEventFilter(t *testing.T) {
 	web := &node{name: "web-1", consulServer: true, services: []service{
 		{id: "api-1", name: "api", tags: []string{"blue", "v1"}},
 		{id: "db-1", name: "postgres"},
@@ -23,22 +23,22 @@ func TestFilter(t *testing.T) {
 		{"^(web-1|web-2)$", "", "", true},
 		{"", "api", "", true},
 		{"", "^api-1$", "", true},
-		{"", "postgres", "", false}, // the name; the filter is for the ID
-		{"", "consul", "", false},   // not registered with the agent
+		{"", "postgres", "", false}, // a name; the filter matches IDs
+		{"", "consul", "", false},   // only in the catalog
 		{"", "api", "bl", true},
 		{"", "api", "green", false},
-		{"", "db", "blue", false}, // another service's tag
+		{"", "db", "blue", false}, // a tag of another service
 		{"", "-1", "v1", true},
 		{"db", "api", "blue", false},
 	} {
-		matches, err := newFilter(&event{NodeFilter: test.node, ServiceFilter: test.service, TagFilter: test.tag})
+		matches, err := newEventFilter(&event{NodeFilter: test.node, ServiceFilter: test.service, TagFilter: test.tag})
 		if err != nil || matches(web) != test.want {
 			t.Errorf("node %q service %q tag %q: %v, want %v", test.node, test.service, test.tag, !test.want, test.want)
 		}
 	}
 }
 
-func TestEventRefused(t *testing.T) {
+func TestEventFireRefuses(t *testing.T) {
 	srv := NewServer()
 	defer srv.Close()
 	for _, test := range []struct {
@@ -63,7 +63,8 @@ func TestEventRefused(t *testing.T) {
 	}
 }
 
-// TestEventSize compares how long the last filter of an event may be with what Consul 1.22.7 was seen to take.
+// TestEventSize checks the longest filters that Consul 1.22.7 was measured to
+// accept.
 func TestEventSize(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -97,10 +98,10 @@ func TestEventSize(t *testing.T) {
 			ServiceFilter: strings.Repeat("x", test.service), TagFilter: strings.Repeat("x", test.tag),
 		}
 		if got := e.encodedSize(1); got != maxEvent {
-			t.Errorf("%+v: %d bytes", test, got)
+			t.Errorf("%+v: encoded in %d bytes, want %d", test, got, maxEvent)
 		}
 		if early, late := e.encodedSize(1), e.encodedSize(200); late != early+1 {
-			t.Errorf("%+v: the clock takes %d bytes more", test, late-early)
+			t.Errorf("%+v: Lamport time 200 takes %d bytes more than 1, want 1", test, late-early)
 		}
 	}
 }

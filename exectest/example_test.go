@@ -10,7 +10,8 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-// A job by hand: session, job, event, and then whatever the node writes.
+// This example submits a job by hand: session, job and event. Then it waits for
+// the node's exit.
 func Example() {
 	srv := exectest.NewServer(
 		exectest.Node("web-1", exectest.WithService("web"), exectest.Run(exectest.Answer("hello\n", 3))),
@@ -50,7 +51,7 @@ func Example() {
 	// db-1 ran it 0 times
 }
 
-// A node that works for a while, and dies of it.
+// This node's agent dies 10 seconds after it has started the command.
 func ExampleHandler() {
 	srv := exectest.NewServer(
 		exectest.Node("web-1", exectest.Run(func(ctx context.Context, j *exectest.Job) int {
@@ -66,7 +67,7 @@ func ExampleHandler() {
 	defer srv.Close()
 }
 
-// The next event goes out, but its answer is lost.
+// Consul fires the next event, but its answer is lost.
 func ExampleServer_Fault() {
 	srv := exectest.NewServer(exectest.Node("web-1"))
 	defer srv.Close()

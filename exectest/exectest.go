@@ -1,29 +1,38 @@
-// Package exectest is a Consul for tests and examples, inside the process, whose nodes answer exec jobs.
+// Package exectest is an in-process Consul cluster for tests and examples. Its
+// nodes answer exec jobs.
 //
 //	srv := exectest.NewServer(exectest.Node("web-1"), exectest.Node("web-2"))
 //	defer srv.Close()
 //	client := srv.Client() // an *api.Client of github.com/hashicorp/consul/api
 //
-// It speaks the part of Consul's HTTP API that an exec needs: sessions, the KV store with its indexes, locks and blocking
-// queries, transactions, events with their limits, catalog, health, agent and status, in any number of datacenters. Each
-// node then does what a Consul agent does when the event of a job reaches it: it reads the job, writes its ack, runs the
-// command, and writes output, heartbeats and the exit code with the job's session. The command really runs, on this
-// machine; a [Handler] takes its place where a test wants to script a node.
+// It serves the part of Consul's HTTP API needed for remote exec, in any number
+// of datacenters: sessions, transactions, catalog, health, agent and status;
+// the KV store with indexes, locks and blocking queries; events with their size
+// limits. When the event of a job reaches a node, the node acts as a Consul
+// agent does. It reads the job, writes its ack and runs the command. It writes
+// output, heartbeats and the exit status under the job's session. By default
+// the command really runs, on this machine. A [Handler] replaces the command if
+// a test scripts the node.
 //
 // # Time
 //
-// [Server.Client] needs no socket, and everything that waits does so in a way that [testing/synctest] understands: in a
-// bubble, tests of long timeouts take no time. A listening socket would keep the bubble's clock from moving on, so
-// [NewServer] does not listen there, and [Server.URL] stays empty. It knows a bubble by the clock, which starts in the
-// year 2000: before 2010 nothing is listened on. A command that really runs in a bubble stops the clock until it is done.
+// [Server.Client] needs no socket, and every wait is durably blocking for
+// [testing/synctest]. In a bubble, tests of long timeouts take no time. A
+// listening socket would stop the bubble's clock, so [NewServer] does not
+// listen there, and [Server.URL] stays empty. It detects a bubble by the year:
+// a bubble's clock starts at 2000, and NewServer does not listen before 2010. A
+// real command stops the bubble's clock while it runs.
 //
 // # What differs from Consul
 //
-// Whatever Consul leaves to chance takes the longest it may: a session outlives its TTL by as much again, and a blocking
-// query its wait time by a sixteenth. Gossip is immediate, see [AckAfter]. The API answers while any node is killed, as it
-// is no node's own. Filter expressions (filter=) are refused with a 400 unless they are clauses of the form
-// selector == "value", != "value", matches "regexp" or not matches "regexp", joined by and. A transaction may have 64
-// operations, as in the oldest servers. Answers are not compressed, and tokens are ignored: see [Denied].
+// If Consul allows a range of durations, the longest applies: a session lives
+// for twice its TTL, and a blocking query waits a sixteenth longer than asked.
+// Gossip is immediate; see [AckAfter]. The API answers whichever nodes are
+// killed, since it belongs to none of them. Filter expressions (filter=)
+// consist of clauses joined by and: selector == "value", != "value", matches
+// "regexp" or not matches "regexp". Any other expression is refused with a 400.
+// A transaction may have 64 operations, as in Consul up to 1.12. Answers are
+// not compressed. Tokens are ignored; see [Denied].
 package exectest
 
 import (
@@ -40,23 +49,23 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-// A Server is a Consul cluster. Its methods may be called by several goroutines at once.
+// A Server is a Consul cluster. Its methods are safe for concurrent use.
 type Server struct {
-	// URL is the address of the HTTP API on a loopback port, such as http://127.0.0.1:34567. It is empty in a
-	// testing/synctest bubble.
+	// URL is the address of the HTTP API on a loopback port, such as
+	// http://127.0.0.1:34567. It is empty in a testing/synctest bubble.
 	URL string
 
 	dcs  []*datacenter // the first is the agent's own
-	self *node         // the agent whose HTTP API this is
+	self *node         // the agent that serves the HTTP API
 	mux  *http.ServeMux
 	web  *http.Server // nil in a bubble
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
-	wg     sync.WaitGroup // every goroutine and every request under way
+	wg     sync.WaitGroup // every goroutine, connection and running request
 
-	// mu guards all that follows, the datacenters and the nodes. Nothing waits while holding it, as a bubble's clock would
-	// not move on then.
+	// mu guards the fields below, the datacenters and the nodes. No goroutine
+	// waits while it holds mu, since that would stop a bubble's clock.
 	mu       sync.Mutex
 	closed   bool
 	faults   []*Fault
@@ -64,7 +73,7 @@ type Server struct {
 	groups   []int // process groups that commands left running
 }
 
-// An Option says what a cluster consists of.
+// An Option configures a cluster for [NewServer].
 type Option func(*cluster)
 
 type cluster struct {
@@ -72,8 +81,10 @@ type cluster struct {
 	dc  *datacenter
 }
 
-// Node adds a node. The first node of a datacenter is its server, unless one has [ConsulServer]; the first node of the
-// first datacenter is the agent whose HTTP API this is. Without any, a datacenter has one node named localhost.
+// Node adds a node. The first node of a datacenter is its Consul server, unless
+// another node has [ConsulServer]. The first node of the first datacenter is
+// the agent that serves the HTTP API. A datacenter without a Node option has
+// one node named localhost.
 func Node(name string, opts ...NodeOption) Option {
 	return func(c *cluster) {
 		n := &node{name: name, dc: c.dc, id: newID(), run: RunCommand, alive: true}
@@ -85,17 +96,19 @@ func Node(name string, opts ...NodeOption) Option {
 	}
 }
 
-// Datacenter adds a further datacenter, joined to the first.
+// Datacenter adds a datacenter beside the first and joins the two. Its options
+// configure the new datacenter.
 func Datacenter(name string, opts ...Option) Option {
 	return func(c *cluster) { c.srv.addDatacenter(name, opts) }
 }
 
-// LocalDatacenter names the first datacenter, which is dc1 otherwise.
+// LocalDatacenter names the first datacenter. The default is dc1.
 func LocalDatacenter(name string) Option {
 	return func(c *cluster) { c.srv.dcs[0].name = name }
 }
 
-// NewServer starts a cluster. The caller ends it with [Server.Close].
+// NewServer starts a cluster. The caller must call [Server.Close]. It panics if
+// it cannot listen on a loopback port.
 func NewServer(opts ...Option) *Server {
 	s := &Server{}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -128,7 +141,8 @@ func (s *Server) addDatacenter(name string, opts []Option) {
 	slices.SortFunc(dc.nodes, func(a, b *node) int { return strings.Compare(a.name, b.name) }) // as the catalog lists them
 }
 
-// inBubble tells whether this is a testing/synctest bubble, whose clock starts at 2000-01-01.
+// inBubble reports whether it runs in a testing/synctest bubble, whose clock
+// starts at 2000-01-01.
 func inBubble() bool { return time.Now().Year() < 2010 }
 
 func (s *Server) listen() {
@@ -147,13 +161,14 @@ func (s *Server) listen() {
 	}}
 	s.wg.Go(func() {
 		s.web.Serve(listener)
-		s.web.Close() // the connection that was accepted while Close closed the others
+		s.web.Close() // a connection may have been accepted during Close
 	})
 }
 
-// Close ends the cluster: requests under way fail, every process that its nodes started is killed, on unix together with
-// the process group it led, and every goroutine and temporary file of the cluster is gone when Close returns. A second
-// Close does nothing.
+// Close ends the cluster. Running requests fail. Every process started by a
+// node is killed, on Unix together with its process group. When the first Close
+// returns, the cluster has no goroutine and no temporary file left. A second
+// Close does nothing and does not wait for the first.
 func (s *Server) Close() {
 	s.mu.Lock()
 	closed := s.closed
@@ -173,8 +188,9 @@ func (s *Server) Close() {
 	s.killGroups()
 }
 
-// Client returns a client of the cluster that needs no socket. Its token and namespace are those of the environment, as
-// for any client, and mean nothing here.
+// Client returns a new client that reaches the cluster without a socket. It
+// takes its token and namespace from the environment, as every api.Client does;
+// the cluster ignores both.
 func (s *Server) Client() *api.Client {
 	client, err := api.NewClient(s.Config())
 	if err != nil {
@@ -183,7 +199,8 @@ func (s *Server) Client() *api.Client {
 	return client
 }
 
-// Config returns a configuration for such clients, as consulexec.WithConfig takes it.
+// Config returns a new configuration that reaches the cluster without a socket.
+// Pass it to api.NewClient or consulexec.WithConfig.
 func (s *Server) Config() *api.Config {
 	return &api.Config{
 		Address:    "exectest",
@@ -192,7 +209,8 @@ func (s *Server) Config() *api.Config {
 	}
 }
 
-// start runs f on a goroutine that Close waits for; not at all once the cluster is closed.
+// start runs f on a goroutine that Close waits for. After Close it does
+// nothing.
 func (s *Server) start(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -201,7 +219,8 @@ func (s *Server) start(f func()) {
 	}
 }
 
-// datacenter returns the datacenter of that name, the first for "", nil when there is none.
+// datacenter returns the named datacenter, or nil. An empty name means the
+// first.
 func (s *Server) datacenter(name string) *datacenter {
 	for _, dc := range s.dcs {
 		if name == "" || dc.name == name {
@@ -211,7 +230,8 @@ func (s *Server) datacenter(name string) *datacenter {
 	return nil
 }
 
-// node returns the node of that name in the first datacenter that has it.
+// node returns the named node from the first datacenter that has it. It panics
+// if none has it.
 func (s *Server) node(name string) *node {
 	for _, dc := range s.dcs {
 		if n := dc.node(name); n != nil {
@@ -221,9 +241,10 @@ func (s *Server) node(name string) *node {
 	panic(fmt.Sprintf("exectest: no node %q", name))
 }
 
-// Kill ends the node's agent at once: what it still had to report is never written, its serfHealth check is critical, and
-// sessions bound to the node are gone. The command it was running runs on, unseen. Nodes are looked up by name in the
-// datacenters in turn; a name that does not exist panics.
+// Kill ends the node's agent at once. The agent writes nothing more, and its
+// serfHealth check becomes critical. Sessions on the node that depend on
+// serfHealth end. A running command goes on unobserved. Kill searches the
+// datacenters in order and panics if no node has the name.
 func (s *Server) Kill(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -231,7 +252,8 @@ func (s *Server) Kill(name string) {
 	n.dc.setAlive(n, false)
 }
 
-// Start starts the agent of a node that is down. It knows nothing of jobs that were sent before.
+// Start starts the agent of a node that is down. The agent knows no earlier
+// jobs. Start panics if no node has the name.
 func (s *Server) Start(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -239,14 +261,16 @@ func (s *Server) Start(name string) {
 	n.dc.setAlive(n, true)
 }
 
-// Executions says how many times the node has started a command.
+// Executions returns how often the node has started a command. It panics if no
+// node has the name.
 func (s *Server) Executions(name string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.node(name).executions
 }
 
-// Keys returns the keys that begin with prefix, sorted, of all datacenters in turn.
+// Keys returns the keys with the prefix: sorted within a datacenter, and one
+// datacenter after the other.
 func (s *Server) Keys(prefix string) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -260,7 +284,8 @@ func (s *Server) Keys(prefix string) []string {
 	return keys
 }
 
-// Put sets a key of the first datacenter, as a client without a session would.
+// Put sets a key in the first datacenter without a session, and so removes its
+// lock.
 func (s *Server) Put(key string, value []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -269,7 +294,8 @@ func (s *Server) Put(key string, value []byte) {
 	dc.changed.notify()
 }
 
-// Delete deletes a key of the first datacenter.
+// Delete deletes a key in the first datacenter. It does nothing if there is no
+// such key.
 func (s *Server) Delete(key string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -278,7 +304,8 @@ func (s *Server) Delete(key string) {
 	dc.changed.notify()
 }
 
-// Sessions returns the IDs of the sessions that live, of all datacenters in turn.
+// Sessions returns the IDs of the live sessions: sorted within a datacenter,
+// and one datacenter after the other.
 func (s *Server) Sessions() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -291,7 +318,8 @@ func (s *Server) Sessions() []string {
 	return ids
 }
 
-// DestroySession ends a session, in whatever datacenter, as if its TTL had passed.
+// DestroySession ends a session as if its TTL had passed. It finds the session
+// in any datacenter and does nothing if there is none.
 func (s *Server) DestroySession(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -300,9 +328,10 @@ func (s *Server) DestroySession(id string) {
 	}
 }
 
-// RewindIndex sets the indexes of everything stored back to small numbers, in the same order, as when a snapshot is
-// restored. Blocking queries under way are answered with what they last saw; the next that ask for more than that wait
-// their whole time, as with Consul, and then learn of the new index.
+// RewindIndex renumbers all stored indexes from 1 in the same order, as a
+// restored snapshot does. Running blocking queries return their last result at
+// once. A later query with an old index waits for its whole wait time, as in
+// Consul, and then returns the new index.
 func (s *Server) RewindIndex() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -311,17 +340,18 @@ func (s *Server) RewindIndex() {
 	}
 }
 
-// A Request is a request that reached the cluster, or that a [Fault] kept from reaching it.
+// A Request is a request that a client sent, even if a [Fault] kept it from the
+// cluster.
 type Request struct {
 	Time       time.Time
 	Method     string
 	Path       string
 	Query      url.Values
-	Datacenter string // the value of dc=
+	Datacenter string // the value of the dc parameter
 	Body       []byte
 }
 
-// Requests returns the requests so far, in order of arrival.
+// Requests returns the requests so far in order of arrival.
 func (s *Server) Requests() []Request {
 	s.mu.Lock()
 	defer s.mu.Unlock()

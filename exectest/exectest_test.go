@@ -15,7 +15,7 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-// A spec is the job document, as a client writes it.
+// A spec is the job document that a client writes.
 type spec struct {
 	Command string
 	Args    []string
@@ -23,7 +23,7 @@ type spec struct {
 	Wait    time.Duration
 }
 
-// newSession creates the session of a job.
+// newSession creates a job's session.
 func newSession(t *testing.T, client *api.Client) string {
 	t.Helper()
 	session, _, err := client.Session().Create(&api.SessionEntry{Behavior: "delete", TTL: "15s"}, nil)
@@ -33,7 +33,8 @@ func newSession(t *testing.T, client *api.Client) string {
 	return session
 }
 
-// submit sends a job and returns its session, and its directory in the store: _rexec/<session>/.
+// submit submits a job and returns its session and its folder,
+// _rexec/<session>/.
 func submit(t *testing.T, client *api.Client, job spec, filters api.UserEvent) (session, dir string) {
 	t.Helper()
 	session = newSession(t, client)
@@ -54,7 +55,8 @@ func submit(t *testing.T, client *api.Client, job spec, filters api.UserEvent) (
 	return session, dir
 }
 
-// await reads the keys under dir until done says so, and returns them without dir.
+// await reads the keys below dir until done returns true. It returns them
+// without dir.
 func await(t *testing.T, client *api.Client, dir string, done func(keys map[string]string) bool) map[string]string {
 	t.Helper()
 	for index := uint64(0); ; {
@@ -73,7 +75,7 @@ func await(t *testing.T, client *api.Client, dir string, done func(keys map[stri
 	}
 }
 
-// has returns a condition for await: the key is there.
+// has returns a condition for await: the key exists.
 func has(key string) func(map[string]string) bool {
 	return func(keys map[string]string) bool {
 		_, ok := keys[key]
@@ -81,7 +83,7 @@ func has(key string) func(map[string]string) bool {
 	}
 }
 
-// output joins the chunks of web-1.
+// output joins web-1's chunks.
 func output(keys map[string]string) string {
 	var b strings.Builder
 	for i := 0; ; i++ {
@@ -93,7 +95,8 @@ func output(keys map[string]string) string {
 	}
 }
 
-// isStatus tells whether the API answered with that status and a text that contains text.
+// isStatus reports whether err is an answer with the status and a body that
+// contains text.
 func isStatus(err error, status int, text string) bool {
 	return err != nil && strings.Contains(err.Error(), fmt.Sprintf("Unexpected response code: %d", status)) &&
 		strings.Contains(err.Error(), text)
@@ -118,7 +121,7 @@ func TestURL(t *testing.T) {
 	}
 	resp.Body.Close()
 	if resp.StatusCode != http.StatusNotFound {
-		t.Errorf("an unknown path answers %s", resp.Status)
+		t.Errorf("unknown path: status %s, want 404", resp.Status)
 	}
 }
 
@@ -127,15 +130,15 @@ func TestNoSocketInBubble(t *testing.T) {
 		srv := NewServer()
 		defer srv.Close()
 		if srv.URL != "" {
-			t.Errorf("listens at %s", srv.URL)
+			t.Errorf("URL is %q in a bubble, want none", srv.URL)
 		}
 		start := time.Now()
 		opts := &api.QueryOptions{WaitIndex: 1000, WaitTime: time.Minute}
 		if _, _, err := srv.Client().KV().List("a/", opts); err != nil {
 			t.Fatal(err)
 		}
-		if took := time.Since(start); took != time.Minute+time.Minute/16 {
-			t.Errorf("a blocking query of a minute took %v", took)
+		if elapsed := time.Since(start); elapsed != time.Minute+time.Minute/16 {
+			t.Errorf("a blocking query with a wait of 1m took %v", elapsed)
 		}
 	})
 }
@@ -173,10 +176,10 @@ func TestDatacenters(t *testing.T) {
 		}
 	}
 
-	// The agent's own node, which a session defaults to, does not exist elsewhere.
+	// A session defaults to the agent's own node, which other datacenters lack.
 	write := &api.WriteOptions{Datacenter: "west"}
 	if _, _, err := client.Session().CreateNoChecks(nil, write); !isStatus(err, 500, "Missing node registration") {
-		t.Errorf("session of the own node elsewhere: %v", err)
+		t.Errorf("create a session on the agent's node in west: %v", err)
 	}
 	session, _, err := client.Session().CreateNoChecks(&api.SessionEntry{Node: "west-1", Behavior: "delete"}, write)
 	if err != nil {
@@ -201,7 +204,7 @@ func TestDatacenters(t *testing.T) {
 		index = meta.LastIndex
 	}
 	if n := srv.Executions("web-1"); n != 0 {
-		t.Errorf("web-1 has run the job of west %d times", n)
+		t.Errorf("web-1 ran the job for west %d times, want 0", n)
 	}
 	srv.DestroySession(session)
 	if keys, sessions := srv.Keys(""), srv.Sessions(); len(keys)+len(sessions) > 0 {
@@ -209,7 +212,7 @@ func TestDatacenters(t *testing.T) {
 	}
 }
 
-// first and second return the error of a call's results.
+// first and second return the error among the results of a call.
 func first[A any](_ A, err error) error          { return err }
 func second[A, B any](_ A, _ B, err error) error { return err }
 
@@ -237,7 +240,7 @@ func TestCloseEndsRequests(t *testing.T) {
 	srv := NewServer()
 	errs := make(chan error, 2)
 	waiting := Path("GET", "/v1/kv/")
-	srv.Fault(Fault{Match: waiting, Times: 2}) // it does nothing, and is gone when both have arrived
+	srv.Fault(Fault{Match: waiting, Times: 2}) // does nothing, and is used up when both have arrived
 	remote, err := api.NewClient(&api.Config{Address: srv.URL})
 	if err != nil {
 		t.Fatal(err)
@@ -255,16 +258,17 @@ func TestCloseEndsRequests(t *testing.T) {
 	srv.Close()
 	for range 2 {
 		if err := <-errs; err == nil {
-			t.Error("a request outlived the cluster")
+			t.Error("a request succeeded although the cluster was closed")
 		}
 	}
 	if _, _, err := srv.Client().KV().List("a/", nil); err == nil {
-		t.Error("a request is answered after Close")
+		t.Error("a request succeeded after Close")
 	}
 	noGoroutines(t)
 }
 
-// noGoroutines fails the test unless all goroutines of clusters end.
+// noGoroutines fails the test unless all goroutines of clusters end within 10
+// s.
 func noGoroutines(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)

@@ -18,9 +18,9 @@ func TestFaults(t *testing.T) {
 		for _, test := range []struct {
 			name    string
 			fault   Fault
-			is      func(error) bool
+			wantErr func(error) bool
 			stored  bool
-			reached time.Duration
+			elapsed time.Duration
 		}{
 			{"none", Fault{Match: Path("GET", "/v1/")}, func(err error) bool { return err == nil }, true, 0},
 			{"status", Fault{Do: Respond(503, "busy")}, func(err error) bool { return isStatus(err, 503, "busy") }, false, 0},
@@ -37,11 +37,11 @@ func TestFaults(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			start := time.Now()
 			_, err := srv.Client().KV().Put(&api.KVPair{Key: "a"}, (&api.WriteOptions{}).WithContext(ctx))
-			if took := time.Since(start); !test.is(err) || took != test.reached {
-				t.Errorf("%s: %v after %v", test.name, err, took)
+			if elapsed := time.Since(start); !test.wantErr(err) || elapsed != test.elapsed {
+				t.Errorf("%s: %v after %v, want %v", test.name, err, elapsed, test.elapsed)
 			}
 			if stored := len(srv.Keys("a")) == 1; stored != test.stored {
-				t.Errorf("%s: stored is %v", test.name, stored)
+				t.Errorf("%s: stored is %v, want %v", test.name, stored, test.stored)
 			}
 			cancel()
 			srv.Close()
@@ -49,7 +49,8 @@ func TestFaults(t *testing.T) {
 	})
 }
 
-// isRefused tells whether the request certainly did not go out.
+// isRefused reports whether the connection was refused, so that the request was
+// not sent.
 func isRefused(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "dial" && errors.Is(err, syscall.ECONNREFUSED)
@@ -69,7 +70,7 @@ func TestFaultsOverHTTP(t *testing.T) {
 		}
 	}
 	if keys := srv.Keys(""); len(keys) != 1 || keys[0] != "dropped" {
-		t.Errorf("stored are %q", keys)
+		t.Errorf("stored keys are %q, want only \"dropped\"", keys)
 	}
 }
 
@@ -80,19 +81,19 @@ func TestFaultTimes(t *testing.T) {
 		_, err := srv.Client().KV().Put(&api.KVPair{Key: "a"}, nil)
 		return err
 	}
-	srv.Fault(Fault{Match: Path("PUT", "/v1/kv/"), Times: 2, Do: Respond(500, "once more")})
+	srv.Fault(Fault{Match: Path("PUT", "/v1/kv/"), Times: 2, Do: Respond(500, "busy")})
 	if _, _, err := srv.Client().KV().Get("a", nil); err != nil {
 		t.Errorf("get: %v", err)
 	}
 	for i, want := range []bool{false, false, true, true} {
 		if err := put(); (err == nil) != want {
-			t.Errorf("put %d: %v", i, err)
+			t.Errorf("put %d: %v, want success: %v", i, err, want)
 		}
 	}
 	remove := srv.Fault(Fault{Do: Refuse})
 	for range 2 {
 		if put() == nil {
-			t.Error("the fault went away")
+			t.Error("a put succeeded before the fault was removed")
 		}
 	}
 	remove()

@@ -16,18 +16,22 @@ import (
 )
 
 const (
-	// maxValue is Consul's default limit for a value and for the body of a transaction.
+	// maxValue is Consul's default limit for a value and for a transaction's
+	// body, in bytes.
 	maxValue = 512 * 1024
 
-	// maxTxnOps is how many operations a transaction may have. Newer servers take 128.
+	// maxTxnOps is the limit for a transaction's operations in Consul up to
+	// 1.12. Newer servers take 128.
 	maxTxnOps = 64
 
-	// defaultWait and maxWait are Consul's limits for how long a blocking query waits.
+	// defaultWait and maxWait are Consul's default and maximum wait of a
+	// blocking query.
 	defaultWait = 300 * time.Second
 	maxWait     = 600 * time.Second
 )
 
-// A httpError is an answer that is not a 200: a status and a text, or only a status.
+// An httpError is an answer with a status other than 200. The text may be
+// empty.
 type httpError struct {
 	status int
 	text   string
@@ -35,23 +39,23 @@ type httpError struct {
 
 func (e *httpError) Error() string { return e.text }
 
-// A call is a request to the API under way.
+// A call is one request to the HTTP API.
 type call struct {
 	*http.Request
 	srv    *Server
 	dc     *datacenter
 	params url.Values
 	header http.Header // of the answer
-	id     string      // what the path says behind the endpoint
+	id     string      // the rest of the path after the endpoint
 	body   []byte
 
-	index   uint64 // of a blocking query; 0: it does not block
+	index   uint64 // of a blocking query; 0 means no blocking
 	wait    time.Duration
 	missing bool // see read
 }
 
-// An endpoint answers a call with a value to send as JSON, []byte to send as it is, or an error: a *httpError, or any other
-// for a 500.
+// An endpoint answers a call. It returns a value to send as JSON, a []byte to
+// send unchanged, or an error: a *httpError, or any other error for a 500.
 type endpoint func(*call) (any, error)
 
 func (s *Server) routes() *http.ServeMux {
@@ -87,7 +91,9 @@ func (s *Server) routes() *http.ServeMux {
 	return mux
 }
 
-// ServeHTTP answers a request to Consul's HTTP API.
+// ServeHTTP answers a request to Consul's HTTP API. It panics with
+// http.ErrAbortHandler if the client gets no answer: a [Fault] lost it, the
+// client gave up, or the cluster is closed.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() {
 		if p := recover(); p == errRefused {
@@ -99,8 +105,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.serve(w, r)
 }
 
-// serve answers a request, with the faults that match it. It panics with errRefused or http.ErrAbortHandler where the
-// client shall get no answer.
+// serve answers a request through the matching faults. It panics with
+// errRefused or http.ErrAbortHandler if the client gets no answer.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
@@ -120,7 +126,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	handler.ServeHTTP(w, r)
 }
 
-// begin records a request and returns what answers it, false once the cluster is closed.
+// begin records a request and returns its handler. It returns false if the
+// cluster is closed.
 func (s *Server) begin(r *http.Request, body []byte) (http.Handler, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -135,7 +142,7 @@ func (s *Server) begin(r *http.Request, body []byte) (http.Handler, bool) {
 	return s.withFaults(r, s.mux), true
 }
 
-// answer calls the endpoint and sends what it returns.
+// answer calls the endpoint and sends its result.
 func (s *Server) answer(w http.ResponseWriter, r *http.Request, methods []string, id string, serve endpoint) {
 	header := w.Header()
 	header.Set("X-Consul-Default-Acl-Policy", "allow")
@@ -166,7 +173,7 @@ func (s *Server) call(header http.Header, r *http.Request, methods []string, id 
 		return nil, &httpError{http.StatusMethodNotAllowed, "method " + r.Method + " not allowed"}
 	}
 	c := &call{Request: r, srv: s, params: r.URL.Query(), header: header, id: id}
-	c.body, _ = io.ReadAll(r.Body) // it is in memory
+	c.body, _ = io.ReadAll(r.Body) // cannot fail: serve holds the body in memory
 	if err := c.parseQuery(); err != nil {
 		return nil, err
 	}
@@ -176,7 +183,7 @@ func (s *Server) call(header http.Header, r *http.Request, methods []string, id 
 	return serve(c)
 }
 
-// writeText sends a text, or a status alone.
+// writeText sends a status and a text, which may be empty.
 func writeText(w http.ResponseWriter, status int, text string) {
 	if text != "" && w.Header().Get("Content-Type") == "" {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
@@ -189,12 +196,12 @@ func writeText(w http.ResponseWriter, status int, text string) {
 func marshal(value any) []byte {
 	data, err := json.Marshal(value)
 	if err != nil {
-		panic(fmt.Sprintf("exectest: %v", err)) // none of the types here can fail
+		panic(fmt.Sprintf("exectest: %v", err)) // every type in this package can be marshaled
 	}
 	return data
 }
 
-// parseQuery reads what all reading endpoints take.
+// parseQuery reads the parameters of every reading endpoint.
 func (c *call) parseQuery() error {
 	bad := func(text string) error { return &httpError{http.StatusBadRequest, text} }
 	var err error
@@ -214,11 +221,12 @@ func (c *call) parseQuery() error {
 	return nil
 }
 
-// read runs a query under the lock, again whenever there is news, until its index passes the one that the client has seen;
-// and sets the headers. The query sets c.missing when it looked for one thing and that does not exist: what did not exist
-// and still does not is no news, whatever else has changed.
-func (c *call) read(news *signal, query func() (index uint64)) {
-	index := c.block(news, query)
+// read runs a query under the lock and sets the headers. A blocking query runs
+// again after each signal until its index passes the client's. The query sets
+// c.missing if its one item does not exist. An item that is still missing does
+// not end the wait, whatever else changed.
+func (c *call) read(changed *signal, query func() (index uint64)) {
+	index := c.block(changed, query)
 	c.header.Set("X-Consul-Index", strconv.FormatUint(index, 10))
 	c.header.Set("X-Consul-Query-Backend", "blocking-query")
 	c.setMeta()
@@ -229,24 +237,25 @@ func (c *call) setMeta() {
 	c.header.Set("X-Consul-Lastcontact", "0")
 }
 
-func (c *call) block(news *signal, query func() uint64) uint64 {
+func (c *call) block(changed *signal, query func() uint64) uint64 {
 	if c.wait <= 0 {
 		c.wait = defaultWait
 	}
 	wait := min(c.wait, maxWait)
-	// Consul adds up to a sixteenth, so that queries that began together do not end together.
+	// Consul adds a random part of up to a sixteenth, to spread queries that
+	// began together.
 	timeout := time.NewTimer(wait + wait/16)
 	defer timeout.Stop()
 	for wasMissing := false; ; wasMissing = c.missing {
 		c.srv.mu.Lock()
 		index := query()
-		changed, abandoned := *news, c.dc.abandoned
+		wake, abandoned := *changed, c.dc.abandoned
 		c.srv.mu.Unlock()
 		if c.index == 0 || index > c.index && !(wasMissing && c.missing) {
 			return index
 		}
 		select {
-		case <-changed:
+		case <-wake:
 		case <-abandoned:
 			return index
 		case <-timeout.C:
@@ -257,7 +266,8 @@ func (c *call) block(news *signal, query func() uint64) uint64 {
 	}
 }
 
-// write runs an update under the lock, with the index that it shall have, and wakes the blocking queries.
+// write runs an update with the next index under the lock and wakes the
+// blocking queries.
 func (c *call) write(update func(index uint64)) {
 	c.srv.mu.Lock()
 	defer c.srv.mu.Unlock()
@@ -272,7 +282,7 @@ func (c *call) needID(what string) error {
 	return nil
 }
 
-// conflict refuses parameters of which more than one is given.
+// conflict returns an error if the call has more than one of the parameters.
 func (c *call) conflict(params ...string) error {
 	given := 0
 	for _, param := range params {
@@ -286,7 +296,7 @@ func (c *call) conflict(params ...string) error {
 	return nil
 }
 
-// number returns a parameter's value, 0 when it is not given.
+// number returns a parameter's value, or 0 without the parameter.
 func (c *call) number(param string) (uint64, error) {
 	if !c.params.Has(param) {
 		return 0, nil

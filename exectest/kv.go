@@ -9,14 +9,15 @@ import (
 	"time"
 )
 
-// A store is a KV store: its entries sorted by key, deleted ones included, as an answer's index is the highest of all that
-// happened under its prefix. Entries are never changed, only replaced: answers use them without the lock.
+// A store holds a datacenter's keys, sorted, with tombstones: a listing's index
+// is the highest index under its prefix, deletions included. Entries are
+// replaced, never changed, since answers use them without the lock.
 type store struct {
 	entries []*entry
 	index   uint64 // of the last write
 }
 
-// An entry is a key as the HTTP API shows it.
+// An entry is a key in the HTTP API's JSON form.
 type entry struct {
 	LockIndex   uint64
 	Key         string
@@ -33,7 +34,7 @@ func (s *store) find(key string) (int, bool) {
 	return slices.BinarySearchFunc(s.entries, key, func(e *entry, key string) int { return strings.Compare(e.Key, key) })
 }
 
-// get returns the entry, or nil.
+// get returns the key's entry, or nil.
 func (s *store) get(key string) *entry {
 	if i, ok := s.find(key); ok && !s.entries[i].deleted {
 		return s.entries[i]
@@ -41,8 +42,9 @@ func (s *store) get(key string) *entry {
 	return nil
 }
 
-// list returns the entries under a prefix, and the highest index of what happened there. Where nothing ever did, it is the
-// index of the whole store, and at least 1.
+// list returns the entries under a prefix and their highest index, tombstones
+// included. The index is that of the whole store, but at least 1, if the prefix
+// is empty or never had a key.
 func (s *store) list(prefix string) ([]*entry, uint64) {
 	var live []*entry
 	var index uint64
@@ -62,7 +64,8 @@ func (s *store) list(prefix string) ([]*entry, uint64) {
 	return live, index
 }
 
-// set stores an entry and returns it as stored. One that says what is stored already changes no index.
+// set stores an entry and returns the stored one. A write of the same content
+// changes no index, as in Consul.
 func (s *store) set(e entry, index uint64) *entry {
 	if len(e.Value) == 0 {
 		e.Value = nil
@@ -85,7 +88,7 @@ func (s *store) set(e entry, index uint64) *entry {
 	return &e
 }
 
-// delete leaves a tombstone in the key's place.
+// delete replaces the key's entry with a tombstone.
 func (s *store) delete(key string, index uint64) {
 	if i, ok := s.find(key); ok && !s.entries[i].deleted {
 		s.entries[i] = &entry{Key: key, ModifyIndex: index, deleted: true}
@@ -100,7 +103,8 @@ func (s *store) deleteTree(prefix string, index uint64) {
 	}
 }
 
-// rewind drops the tombstones, numbers the entries from 1 in the order they were written, and returns the last number.
+// rewind drops the tombstones, renumbers the indexes from 1 in their order, and
+// returns the last one.
 func (s *store) rewind() uint64 {
 	s.entries = slices.DeleteFunc(s.entries, func(e *entry) bool { return e.deleted })
 	var indexes []uint64
@@ -122,7 +126,7 @@ func (s *store) rewind() uint64 {
 	return s.index
 }
 
-// put sets a key whose lock, if any, stays whose it is.
+// put sets a key and keeps its lock.
 func (dc *datacenter) put(e entry, index uint64) *entry {
 	e.Session, e.LockIndex = "", 0
 	if old := dc.kv.get(e.Key); old != nil {
@@ -131,7 +135,7 @@ func (dc *datacenter) put(e entry, index uint64) *entry {
 	return dc.kv.set(e, index)
 }
 
-// cas puts a key if it still has the index, or for 0, if there is none.
+// cas puts a key if it still has the expected index. 0 expects no key.
 func (dc *datacenter) cas(e entry, expected, index uint64) (*entry, bool) {
 	old := dc.kv.get(e.Key)
 	if (old == nil) != (expected == 0) || old != nil && old.ModifyIndex != expected {
@@ -140,8 +144,9 @@ func (dc *datacenter) cas(e entry, expected, index uint64) (*entry, bool) {
 	return dc.put(e, index), true
 }
 
-// acquire sets a key and locks it with a session. It is refused, without an error, when another session holds the key or
-// when the key was held by one that ended less than its lock delay ago.
+// acquire sets a key and locks it for a session. It returns false without an
+// error if another session holds the key, or if the lock delay of an ended
+// session still runs.
 func (dc *datacenter) acquire(e entry, index uint64) (*entry, bool, error) {
 	if e.Session == "" {
 		return nil, false, fmt.Errorf("missing session")
@@ -166,7 +171,7 @@ func (dc *datacenter) acquire(e entry, index uint64) (*entry, bool, error) {
 	return dc.kv.set(e, index), true, nil
 }
 
-// release sets a key and unlocks it, if the session holds it.
+// release sets and unlocks a key if the session holds its lock.
 func (dc *datacenter) release(e entry, index uint64) (*entry, bool, error) {
 	if e.Session == "" {
 		return nil, false, fmt.Errorf("missing session")
@@ -179,7 +184,8 @@ func (dc *datacenter) release(e entry, index uint64) (*entry, bool, error) {
 	return dc.kv.set(e, index), true, nil
 }
 
-// deleteCAS deletes a key if it still has the index. One that is not there counts as deleted.
+// deleteCAS deletes a key if it still has the expected index. A missing key
+// counts as deleted.
 func (dc *datacenter) deleteCAS(key string, expected, index uint64) bool {
 	old := dc.kv.get(key)
 	if old == nil {

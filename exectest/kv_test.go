@@ -43,11 +43,11 @@ func TestKVWrites(t *testing.T) {
 		name string
 		do   func() (bool, *api.WriteMeta, error)
 		ok   bool
-		want string // value, lock index, whose
+		want string // value, lock index, owner of the lock
 	}{
-		{"release nothing", func() (bool, *api.WriteMeta, error) { return kv.Release(pair("1", mine), nil) }, false, ""},
-		{"set if there is none", func() (bool, *api.WriteMeta, error) { return cas("2", 0) }, true, "2 0 "},
-		{"set if there is none, but there is", func() (bool, *api.WriteMeta, error) { return cas("3", 0) }, false, "2 0 "},
+		{"release a missing key", func() (bool, *api.WriteMeta, error) { return kv.Release(pair("1", mine), nil) }, false, ""},
+		{"set a missing key", func() (bool, *api.WriteMeta, error) { return cas("2", 0) }, true, "2 0 "},
+		{"set a missing key, but it exists", func() (bool, *api.WriteMeta, error) { return cas("3", 0) }, false, "2 0 "},
 		{"set the wrong index", func() (bool, *api.WriteMeta, error) { return cas("3", 1) }, false, "2 0 "},
 		{"set the right index", func() (bool, *api.WriteMeta, error) { return cas("3", modified()) }, true, "3 0 "},
 		{"acquire", func() (bool, *api.WriteMeta, error) { return kv.Acquire(pair("4", mine), nil) }, true, "4 1 mine"},
@@ -59,7 +59,7 @@ func TestKVWrites(t *testing.T) {
 		{"acquire anew", func() (bool, *api.WriteMeta, error) { return kv.Acquire(pair("10", other), nil) }, true, "10 2 other"},
 		{"delete the wrong index", func() (bool, *api.WriteMeta, error) { return deleteCAS(1) }, false, "10 2 other"},
 		{"delete the right index", func() (bool, *api.WriteMeta, error) { return deleteCAS(modified()) }, true, ""},
-		{"delete what is not there", func() (bool, *api.WriteMeta, error) { return deleteCAS(1) }, true, ""},
+		{"delete a missing key", func() (bool, *api.WriteMeta, error) { return deleteCAS(1) }, true, ""},
 	} {
 		ok, _, err := step.do()
 		if err != nil || ok != step.ok {
@@ -67,8 +67,8 @@ func TestKVWrites(t *testing.T) {
 		}
 		got := ""
 		if p, _, _ := kv.Get("dir/a", nil); p != nil {
-			whose := map[string]string{mine: "mine", other: "other"}[p.Session]
-			got = strings.Join([]string{string(p.Value), string('0' + rune(p.LockIndex)), whose}, " ")
+			owner := map[string]string{mine: "mine", other: "other"}[p.Session]
+			got = strings.Join([]string{string(p.Value), string('0' + rune(p.LockIndex)), owner}, " ")
 		}
 		if got != step.want {
 			t.Errorf("%s: the key is %q, want %q", step.name, got, step.want)
@@ -112,7 +112,7 @@ func TestKVLists(t *testing.T) {
 	}
 	srv.Delete("b")
 	if got := srv.Keys(""); !slices.Equal(got, []string{"a/1", "a/c/1", "ab"}) {
-		t.Errorf("keys left: %q", got)
+		t.Errorf("keys after the deletions: %q", got)
 	}
 }
 
@@ -128,7 +128,7 @@ func TestKVLimit(t *testing.T) {
 	}
 }
 
-// TestKVAnswers compares what api.Client does not show.
+// TestKVAnswers checks statuses, bodies and headers that api.Client hides.
 func TestKVAnswers(t *testing.T) {
 	srv := NewServer()
 	defer srv.Close()
@@ -168,7 +168,7 @@ func TestKVAnswers(t *testing.T) {
 	}
 }
 
-// send sends a request without a client of Consul's.
+// send sends a request without an api.Client.
 func send(t *testing.T, srv *Server, method, path string, body io.Reader) (int, http.Header, string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, "http://consul/v1/"+path, body)
@@ -187,7 +187,8 @@ func send(t *testing.T, srv *Server, method, path string, body io.Reader) (int, 
 	return resp.StatusCode, resp.Header, string(text)
 }
 
-// TestBlocking has a query wait while something happens, and compares when it is answered.
+// TestBlocking changes the store during a blocking query and checks when the
+// query returns.
 func TestBlocking(t *testing.T) {
 	const list, get = "list", "get"
 	put := func(key, value string) func(*Server) { return func(s *Server) { s.Put(key, []byte(value)) } }
@@ -200,15 +201,15 @@ func TestBlocking(t *testing.T) {
 		{"a key appears", list, "new/", put("new/1", ""), true, true},
 		{"a key changes", list, "a/", put("a/1", "y"), true, true},
 		{"nothing changes", list, "a/", put("a/1", "x"), false, false},
-		{"another changes", list, "a/", put("b", "y"), false, false},
+		{"another key changes", list, "a/", put("b", "y"), false, false},
 		{"a key is deleted", list, "a/", del("a/1"), true, true},
-		{"what is not there is deleted", list, "a/", del("a/2"), false, false},
-		{"nothing there, another changes", list, "new/", put("b", "y"), true, true},
-		{"everything, another changes", list, "", put("b", "y"), true, true},
+		{"a missing key is deleted", list, "a/", del("a/2"), false, false},
+		{"an empty prefix, another key changes", list, "new/", put("b", "y"), true, true},
+		{"all keys, another key changes", list, "", put("b", "y"), true, true},
 		{"the key changes", get, "a/1", put("a/1", "y"), true, true},
 		{"the key is deleted", get, "a/1", del("a/1"), true, true},
 		{"the key appears", get, "new", put("new", "y"), true, true},
-		{"the key is missing, another changes", get, "new", put("b", "y"), false, true},
+		{"the key is missing, another key changes", get, "new", put("b", "y"), false, true},
 		{"the index goes back", list, "a/", (*Server).RewindIndex, true, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -240,7 +241,7 @@ func TestBlocking(t *testing.T) {
 					want = time.Second
 				}
 				if got := time.Since(start); got != want || (after > before) != test.moved {
-					t.Errorf("index %d after %v, was %d", after, got, before)
+					t.Errorf("index %d after %v, want %v; it was %d", after, got, want, before)
 				}
 			})
 		})
@@ -252,7 +253,7 @@ func TestIndexIsNeverZero(t *testing.T) {
 	defer srv.Close()
 	for _, prefix := range []string{"", "a/"} {
 		if _, meta, err := srv.Client().KV().List(prefix, nil); err != nil || meta.LastIndex < 1 {
-			t.Errorf("index %d, %v", meta.LastIndex, err)
+			t.Errorf("prefix %q: index %d, %v", prefix, meta.LastIndex, err)
 		}
 	}
 }
@@ -272,14 +273,14 @@ func TestRewindIndex(t *testing.T) {
 	srv.RewindIndex()
 	after, metaAfter, err := srv.Client().KV().List("", nil)
 	if err != nil || len(after) != len(before) || metaAfter.LastIndex >= meta.LastIndex {
-		t.Errorf("index %d after %d, %v", metaAfter.LastIndex, meta.LastIndex, err)
+		t.Errorf("%d keys at index %d, before %d at %d, %v", len(after), metaAfter.LastIndex, len(before), meta.LastIndex, err)
 	}
 	if a, c := after[0], after[1]; a.ModifyIndex <= a.CreateIndex || a.CreateIndex <= c.CreateIndex {
 		t.Errorf("the order of the writes is lost: %v, %v", a, c)
 	}
 	srv.Put("d", nil)
 	if _, metaLast, _ := srv.Client().KV().List("", nil); metaLast.LastIndex <= metaAfter.LastIndex {
-		t.Error("the index does not move on")
+		t.Error("a write did not raise the index")
 	}
 }
 
@@ -305,7 +306,7 @@ func TestClientTimeout(t *testing.T) {
 		_, err := client.Get("http://consul/v1/kv/a?index=1000")
 		var timeout interface{ Timeout() bool }
 		if !errors.As(err, &timeout) || !timeout.Timeout() {
-			t.Errorf("%v", err)
+			t.Errorf("error is %v, want a timeout", err)
 		}
 	})
 }

@@ -12,18 +12,21 @@ import (
 )
 
 const (
-	// chunkSize is how much output an agent writes into one key.
+	// chunkSize is the most output that an agent writes to one key, in bytes.
 	chunkSize = 4096
 
-	// flushDelay is how long after the last write an agent waits for a chunk to fill.
+	// flushDelay is the time from the command's last write until an agent sends
+	// a partial chunk.
 	flushDelay = 500 * time.Millisecond
 
-	// raftWrite is how long a write takes at the least, so that a job with a Wait of 0 floods the store as it does a real
-	// one, and does not stop the clock of a bubble.
+	// raftWrite is the least time between two heartbeats. A job with a Wait of
+	// 0 floods the store, as it does in Consul, but the bubble's clock still
+	// moves.
 	raftWrite = time.Millisecond
 )
 
-// A node is a machine of a datacenter. Server.mu guards what can change.
+// A node is a machine in a datacenter. Server.mu guards alive and the fields
+// below it.
 type node struct {
 	name, id, address string
 	dc                *datacenter
@@ -35,7 +38,7 @@ type node struct {
 	run               Handler
 
 	alive       bool
-	generation  int // of its agent, which Kill ends
+	generation  int // of its agent; grows when the agent starts or ends
 	executions  int
 	createIndex uint64
 	modifyIndex uint64
@@ -46,85 +49,102 @@ type service struct {
 	tags     []string
 }
 
-// A NodeOption says what a node is like.
+// A NodeOption configures a node for [Node].
 type NodeOption func(*node)
 
-// WithService registers a service with the node's agent, under an ID that is its name as well. The service filter of a job
-// matches IDs.
+// WithService registers a service with the node's agent. Its ID is also its
+// name. A job's service filter matches IDs, not names.
 func WithService(id string, tags ...string) NodeOption { return WithNamedService(id, id, tags...) }
 
-// WithNamedService registers a service whose ID is not its name, such as web-1 of web.
+// WithNamedService registers a service with an ID and a name, such as instance
+// web-1 of service web.
 func WithNamedService(id, name string, tags ...string) NodeOption {
 	return func(n *node) { n.services = append(n.services, service{id: id, name: name, tags: tags}) }
 }
 
-// Run says what a job does on the node. The default is [RunCommand].
+// Run sets the Handler of the node's jobs. The default is [RunCommand].
 func Run(h Handler) NodeOption { return func(n *node) { n.run = h } }
 
-// AckAfter is how long the event of a job takes to reach the node: nothing by default; some 0.2 s in a small network, up to
-// 30 s where a node missed it at first.
+// AckAfter sets how long a job's event takes to reach the node. The default is
+// zero. In a small network it takes some 0.2 s, or up to 30 s if gossip first
+// misses the node.
 func AckAfter(d time.Duration) NodeOption { return func(n *node) { n.ackDelay = d } }
 
-// ExecDisabled makes the node ignore jobs, as Consul agents do by default. It never acks.
+// ExecDisabled makes the node ignore jobs, as Consul agents do by default since
+// 0.8. The node never acks.
 func ExecDisabled() NodeOption { return func(n *node) { n.execDisabled = true } }
 
-// Down makes the node one whose agent has failed: its serfHealth check is critical. [Server.Start] brings it up.
+// Down gives the node a failed agent: its serfHealth check is critical.
+// [Server.Start] starts the agent.
 func Down() NodeOption { return func(n *node) { n.alive = false } }
 
-// External makes the node one without an agent, that is only in the catalog: it has no serfHealth check and never acks.
+// External registers the node in the catalog without an agent. It has no
+// serfHealth check and never acks.
 func External() NodeOption { return func(n *node) { n.external = true } }
 
-// ConsulServer makes the node a Consul server: an instance of service consul, in the catalog only, so that the service
-// filter of a job does not match it.
+// ConsulServer makes the node a Consul server. Its service consul is only in
+// the catalog, not registered with its agent, so a job's service filter does
+// not match it.
 func ConsulServer() NodeOption { return func(n *node) { n.consulServer = true } }
 
-// A Handler is what a job does on a node, between its ack and its exit; it returns the exit code. Handlers of several nodes
-// run at once. The context ends with the cluster, and only then: an agent never kills a command, so a Handler runs on,
-// unseen, when the session or the agent is gone. [Server.Close] waits for it to return.
+// A Handler runs a job on a node, between ack and exit, and returns the exit
+// status. Each job has its own goroutine, so Handlers of several jobs run at
+// once. The context ends only with [Server.Close], which waits for every
+// Handler. An agent never kills a command: a Handler runs on after its session
+// or agent has ended, and nobody sees its output.
 type Handler func(ctx context.Context, j *Job) int
 
-// A Job is a job on one node.
+// A Job is one execution of a job on one node.
 type Job struct {
 	Node    string
 	Prefix  string
 	Session string
 
-	// What the agent is to run: one of these three, as Consul has it. Where the run has consulexec.WithTimeout or
-	// consulexec.WithKillOnCancel it is not the command itself, but the shell program that can end it, with the command
-	// among its Args or at the end of its Script; and when a run WithKillOnCancel is cancelled, the handler is called for
-	// the job that ends the command, too.
+	// The agent runs Args if not empty, otherwise Script if not empty,
+	// otherwise Command. With consulexec.WithTimeout or
+	// consulexec.WithKillOnCancel these hold a shell program that can end the
+	// command, which is among its Args or at the end of its Script. When a run
+	// WithKillOnCancel is cancelled, the Handler is also called for the job
+	// that ends the command.
 	Command string
 	Args    []string
 	Script  []byte
-	Wait    time.Duration
+	// Wait is the heartbeat interval without output. It kills nothing.
+	Wait time.Duration
 
-	// Output is the command's stdout and stderr. It cuts what is written into chunks as an agent does: at 4096 bytes, and
-	// 500 ms after the last write. Between them the agent writes heartbeats, every Wait. Writes never fail.
+	// Output takes the command's stdout and stderr. As an agent does, it sends
+	// a chunk when 4096 bytes are written, and a partial one 500 ms after the
+	// last write. Without output the agent writes a heartbeat every Wait.
+	// Writes never fail and are safe for concurrent use.
 	Output io.Writer
 
 	agent *agent
 }
 
-// Die kills the agent, as [Server.Kill] does.
+// Die ends the node's agent at once, as [Server.Kill] does. The Handler runs
+// on.
 func (j *Job) Die() {
 	j.agent.srv.mu.Lock()
 	defer j.agent.srv.mu.Unlock()
 	j.agent.node.dc.setAlive(j.agent.node, false)
 }
 
-// Silence makes the agent's next write fail, as when Consul loses its leader at that moment: the agent stays alive and
-// never reports anything of this job again. Where it should still report its last words, [Job.Put] them before.
+// Silence makes the agent's next write fail, as if Consul had no leader at that
+// moment. The agent stays alive and writes nothing more of this job, not even
+// its exit. To report an exit nevertheless, call [Job.Put] before.
 func (j *Job) Silence() {
 	j.agent.srv.mu.Lock()
 	defer j.agent.srv.mu.Unlock()
 	j.agent.silenced = true
 }
 
-// Put writes a key under the job's prefix and session with the session's lock, such as web-1/exit, whatever sense it may
-// make. It tells whether the session still allowed it.
+// Put writes a key below the job's prefix and session and locks it with the
+// session. The key, such as web-1/exit, is not checked. Put returns false if
+// the key was not written: the session, the agent or the cluster has ended,
+// another session holds the key, or [Job.Silence] was called.
 func (j *Job) Put(key string, value []byte) bool { return j.agent.put(key, value) }
 
-// Answer returns a Handler that writes output and exits at once.
+// Answer returns a Handler that writes output and exits with code at once.
 func Answer(output string, code int) Handler {
 	return func(_ context.Context, j *Job) int {
 		io.WriteString(j.Output, output)
@@ -132,7 +152,8 @@ func Answer(output string, code int) Handler {
 	}
 }
 
-// NeverExit is a Handler that never exits.
+// NeverExit is a Handler that waits for the cluster to close, so its job never
+// exits.
 func NeverExit(ctx context.Context, _ *Job) int {
 	<-ctx.Done()
 	return 1
@@ -142,22 +163,22 @@ func NeverExit(ctx context.Context, _ *Job) int {
 type agent struct {
 	srv        *Server
 	node       *node
-	generation int // of the node, when the event came
+	generation int // the node's, when the event arrived
 	job        payload
 	silenced   bool // Server.mu guards it
 
-	writes chan []byte   // what the command wrote
-	gone   chan struct{} // closed when nobody reads writes any more
-	chunk  int           // the number of the next
+	writes chan []byte   // the command's output
+	done   chan struct{} // closed when nobody receives from writes
+	chunk  int           // the number of the next chunk
 }
 
-// deliver hands an event to the node's agent.
+// deliver starts the node's agent on an event.
 func (s *Server) deliver(n *node, e *event) {
 	s.mu.Lock()
-	a := &agent{srv: s, node: n, generation: n.generation, writes: make(chan []byte), gone: make(chan struct{})}
+	a := &agent{srv: s, node: n, generation: n.generation, writes: make(chan []byte), done: make(chan struct{})}
 	s.mu.Unlock()
 	s.start(func() {
-		defer close(a.gone)
+		defer close(a.done)
 		var err error
 		if a.job, err = e.payload(); err == nil && sleep(s.ctx, n.ackDelay) {
 			a.execute()
@@ -165,7 +186,7 @@ func (s *Server) deliver(n *node, e *event) {
 	})
 }
 
-// execute is all that an agent does: job, ack, output, exit.
+// execute runs the agent's whole job: read, ack, output, exit.
 func (a *agent) execute() {
 	j, ok := a.readJob()
 	if !ok || !a.report("ack", nil) {
@@ -188,7 +209,8 @@ func (a *agent) execute() {
 	a.report("exit", []byte(strconv.Itoa(code)))
 }
 
-// follow reports output and heartbeats until the command has exited, and returns its exit code; or until a write fails.
+// follow reports output and heartbeats until the command exits or a write
+// fails. It returns the exit status, and false if a write failed.
 func (a *agent) follow(wait time.Duration, exited <-chan int) (code int, ok bool) {
 	heartbeat := time.NewTimer(max(wait, raftWrite))
 	defer heartbeat.Stop()
@@ -226,7 +248,8 @@ func (a *agent) follow(wait time.Duration, exited <-chan int) (code int, ok bool
 	}
 }
 
-// reportOutput writes output in chunks; no output is one empty chunk, a heartbeat.
+// reportOutput writes output in chunks. Empty output makes one empty chunk: a
+// heartbeat.
 func (a *agent) reportOutput(output []byte) bool {
 	for {
 		n := min(len(output), chunkSize)
@@ -240,14 +263,15 @@ func (a *agent) reportOutput(output []byte) bool {
 	}
 }
 
-// Write hands what the command wrote to the agent, and drops it when the agent listens no more.
+// Write passes output to the agent. It discards the output when the agent has
+// ended.
 func (a *agent) Write(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
 	select {
 	case a.writes <- bytes.Clone(p):
-	case <-a.gone:
+	case <-a.done:
 	}
 	return len(p), nil
 }
@@ -273,12 +297,13 @@ func (a *agent) readJob() (*Job, bool) {
 	return j, true
 }
 
-// report writes a key of the node's own.
+// report writes a key below the node's name.
 func (a *agent) report(key string, value []byte) bool {
 	return a.put(path.Join(a.node.name, key), value)
 }
 
-// put writes a key of the job and locks it with the session, the way agents write everything.
+// put writes a key of the job and locks it with the session, as agents do for
+// every write.
 func (a *agent) put(key string, value []byte) bool {
 	a.srv.mu.Lock()
 	defer a.srv.mu.Unlock()

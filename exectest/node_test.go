@@ -14,7 +14,7 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-// steps returns a handler that does one thing after the other and exits with 0.
+// steps returns a handler that calls each function in order and exits with 0.
 func steps(do ...func(j *Job)) Handler {
 	return func(ctx context.Context, j *Job) int {
 		for _, f := range do {
@@ -42,7 +42,7 @@ func describe(keys map[string]string) string {
 	return strings.TrimSpace(b.String())
 }
 
-// TestReports runs scripted jobs and compares all that web-1 has written after a time.
+// TestReports runs scripted jobs and checks all keys of web-1 after a time.
 func TestReports(t *testing.T) {
 	const ms = time.Millisecond
 	var srv *Server
@@ -98,7 +98,7 @@ func TestReports(t *testing.T) {
 	}
 }
 
-// renew keeps all sessions alive for a time.
+// renew keeps all sessions alive for d.
 func renew(t *testing.T, srv *Server, d time.Duration) {
 	t.Helper()
 	for end := time.Now().Add(d); ; {
@@ -106,15 +106,16 @@ func renew(t *testing.T, srv *Server, d time.Duration) {
 			srv.Client().Session().Renew(id, nil)
 		}
 		synctest.Wait()
-		left := time.Until(end)
-		if left <= 0 {
+		remaining := time.Until(end)
+		if remaining <= 0 {
 			return
 		}
-		time.Sleep(min(left, 10*time.Second))
+		time.Sleep(min(remaining, 10*time.Second))
 	}
 }
 
-// TestChunkRefused has another session hold the key of the first chunk: the agent gives up, but its exit code gets through.
+// TestChunkRefused has another session hold the key of the first chunk: the
+// agent gives up, but its exit code gets through.
 func TestChunkRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := NewServer(Node("web-1", Run(steps(pause(time.Second), write("a"), pause(time.Second), write("b")))))
@@ -140,14 +141,14 @@ func TestAckAfter(t *testing.T) {
 		start := time.Now()
 		_, dir := submit(t, srv.Client(), spec{Wait: time.Hour}, api.UserEvent{})
 		await(t, srv.Client(), dir, has("web-1/exit"))
-		if took := time.Since(start); took != 3*time.Second {
-			t.Errorf("exit after %v", took)
+		if elapsed := time.Since(start); elapsed != 3*time.Second {
+			t.Errorf("exit after %v, want 3s", elapsed)
 		}
 	})
 }
 
-// TestWho sends jobs to nodes of every kind and compares who acks.
-func TestWho(t *testing.T) {
+// TestWhichNodesAck sends jobs to nodes of every kind.
+func TestWhichNodesAck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := NewServer(
 			Node("a", Run(NeverExit)),
@@ -157,7 +158,7 @@ func TestWho(t *testing.T) {
 			Node("e", Run(NeverExit)),
 		)
 		defer srv.Close()
-		who := func() string {
+		ackedNodes := func() string {
 			session, dir := submit(t, srv.Client(), spec{Wait: time.Hour}, api.UserEvent{})
 			synctest.Wait()
 			defer srv.DestroySession(session)
@@ -169,16 +170,16 @@ func TestWho(t *testing.T) {
 			}
 			return strings.Join(names, " ")
 		}
-		if got := who(); got != "a e" {
-			t.Errorf("%s acked", got)
+		if got := ackedNodes(); got != "a e" {
+			t.Errorf("%s acked, want a e", got)
 		}
 		srv.Kill("e")
 		srv.Start("c")
-		if got := who(); got != "a c" {
-			t.Errorf("%s acked after e died and c came up", got)
+		if got := ackedNodes(); got != "a c" {
+			t.Errorf("%s acked after e was killed and c started, want a c", got)
 		}
 		if a, e := srv.Executions("a"), srv.Executions("e"); a != 2 || e != 1 {
-			t.Errorf("a and e have run %d and %d jobs", a, e)
+			t.Errorf("a ran %d jobs, want 2; e ran %d, want 1", a, e)
 		}
 	})
 }
@@ -193,13 +194,13 @@ func TestKillAndStart(t *testing.T) {
 		srv.Start("web-1")
 		renew(t, srv, time.Minute)
 		if keys := srv.Keys(dir + "web-1/out"); len(keys) > 0 {
-			t.Errorf("the new agent reports what the old one ran: %q", keys)
+			t.Errorf("the new agent wrote the old agent's output: %q", keys)
 		}
 	})
 }
 
-// TestNoJob fires events that lead to no job.
-func TestNoJob(t *testing.T) {
+// TestEventWithoutJob fires events that start no job.
+func TestEventWithoutJob(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := NewServer(Node("web-1", Run(NeverExit)))
 		defer srv.Close()
@@ -214,10 +215,10 @@ func TestNoJob(t *testing.T) {
 		}
 		synctest.Wait()
 		if n := srv.Executions("web-1"); n != 0 {
-			t.Errorf("%d commands were run", n)
+			t.Errorf("%d commands ran, want 0", n)
 		}
 		if keys := srv.Keys(""); len(keys) != 1 {
-			t.Errorf("keys are %q", keys)
+			t.Errorf("keys are %q, want only the job", keys)
 		}
 	})
 }
@@ -230,7 +231,7 @@ func TestWaitZeroFloods(t *testing.T) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		if n := len(srv.Keys(dir + "web-1/out/")); n != 1000 {
-			t.Errorf("%d heartbeats in a second", n)
+			t.Errorf("%d heartbeats in 1s, want 1000", n)
 		}
 	})
 }

@@ -12,18 +12,19 @@ import (
 )
 
 const (
-	// serfHealth is the check that Consul keeps of every node with an agent.
+	// serfHealth is the ID of the check that Consul keeps for every node with
+	// an agent.
 	serfHealth = "serfHealth"
 
 	// minTTL and maxTTL are Consul's limits for a session's TTL.
 	minTTL = 10 * time.Second
 	maxTTL = 24 * time.Hour
 
-	// maxLockDelay is Consul's limit for what a session may ask for.
+	// maxLockDelay is Consul's limit for a session's lock delay.
 	maxLockDelay = 60 * time.Second
 )
 
-// A session is one as the HTTP API shows it.
+// A session is a session in the HTTP API's JSON form.
 type session struct {
 	ID            string
 	Name          string
@@ -36,7 +37,7 @@ type session struct {
 	CreateIndex   uint64
 	ModifyIndex   uint64
 
-	lifetime time.Duration // how long it lives without a renewal; 0: for ever
+	lifetime time.Duration // without a renewal; 0 means for ever
 	expires  time.Time
 	timer    *time.Timer // nil without a lifetime
 }
@@ -49,7 +50,7 @@ func newID() string {
 	return id
 }
 
-// createSession checks and stores a session. Its errors are worded as Consul's.
+// createSession validates and stores a session. Its errors have Consul's texts.
 func (s *Server) createSession(dc *datacenter, sess *session) error {
 	if sess.Node == "" {
 		return fmt.Errorf("Must provide Node")
@@ -83,7 +84,7 @@ func (s *Server) createSession(dc *datacenter, sess *session) error {
 	sess.ID = newID()
 	dc.sessionIndex = dc.next()
 	sess.CreateIndex, sess.ModifyIndex = dc.sessionIndex, dc.sessionIndex
-	sess.lifetime = 2 * ttl // Consul promises no less than the TTL and may take twice that
+	sess.lifetime = 2 * ttl // Consul guarantees the TTL and may take twice as long
 	if sess.lifetime > 0 && !s.closed {
 		sess.expires = time.Now().Add(sess.lifetime)
 		sess.timer = time.AfterFunc(sess.lifetime, func() { s.expireSession(dc, sess.ID) })
@@ -107,7 +108,8 @@ func parseTTL(text string) (time.Duration, error) {
 	return ttl, nil
 }
 
-// expireSession ends a session whose timer fired, unless it was renewed at the same moment.
+// expireSession ends a session whose timer fired, unless a renewal came at the
+// same moment.
 func (s *Server) expireSession(dc *datacenter, id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -116,7 +118,8 @@ func (s *Server) expireSession(dc *datacenter, id string) {
 	}
 }
 
-// renewSession starts the TTL anew. It returns nil when there is no such session.
+// renewSession restarts the session's TTL. It returns nil if there is no such
+// session.
 func (dc *datacenter) renewSession(id string) *session {
 	sess := dc.sessions[id]
 	if sess != nil && sess.timer != nil {
@@ -126,7 +129,7 @@ func (dc *datacenter) renewSession(id string) *session {
 	return sess
 }
 
-// destroySession ends a session and, at once, deletes or releases the keys it holds.
+// destroySession ends a session and deletes or releases its keys at once.
 func (dc *datacenter) destroySession(id string) {
 	sess := dc.sessions[id]
 	if sess == nil {
@@ -146,9 +149,9 @@ func (dc *datacenter) destroySession(id string) {
 		if sess.Behavior == "delete" {
 			dc.kv.delete(e.Key, index)
 		} else {
-			free := *e
-			free.Session = ""
-			dc.kv.set(free, index)
+			released := *e
+			released.Session = ""
+			dc.kv.set(released, index)
 		}
 		if delay := min(sess.LockDelay, maxLockDelay); delay > 0 {
 			dc.lockDelay[e.Key] = time.Now().Add(delay)
@@ -157,7 +160,8 @@ func (dc *datacenter) destroySession(id string) {
 	dc.changed.notify()
 }
 
-// sessionList returns the sessions sorted by ID, of one node or, for "", of all.
+// sessionList returns the node's sessions sorted by ID. An empty name means all
+// nodes.
 func (dc *datacenter) sessionList(node string) []*session {
 	list := []*session{}
 	for _, sess := range dc.sessions {
@@ -178,7 +182,8 @@ func (dc *datacenter) stopTimers() {
 }
 
 func sessionCreate(c *call) (any, error) {
-	// What the body does not say is that the session belongs to the agent that is asked, and to its health.
+	// By default a session binds to the agent's own node and its serfHealth
+	// check.
 	body := struct {
 		Name, Node, Behavior, TTL string
 		LockDelay                 any
@@ -203,8 +208,9 @@ func sessionCreate(c *call) (any, error) {
 	return map[string]string{"ID": sess.ID}, nil
 }
 
-// sessionChecks merges the two fields that a session's checks can be given in: Checks, the older, wins when it is empty or
-// names others than the default.
+// sessionChecks merges the two request fields for a session's checks, Checks
+// and the newer NodeChecks. If either is empty, the session has no checks.
+// Checks counts only if it differs from the default.
 func sessionChecks(checks, nodeChecks []string) []string {
 	switch {
 	case len(checks) == 0 || len(nodeChecks) == 0:
@@ -216,7 +222,8 @@ func sessionChecks(checks, nodeChecks []string) []string {
 	}
 }
 
-// parseLockDelay reads a duration as text, as nanoseconds, or, below a thousand, as seconds.
+// parseLockDelay parses a duration: a string, or a number of nanoseconds. A
+// number below 1000 means seconds. The default is 15 s.
 func parseLockDelay(value any) (time.Duration, error) {
 	var delay time.Duration
 	switch v := value.(type) {

@@ -28,17 +28,17 @@ func TestSessionExpires(t *testing.T) {
 		start := time.Now()
 		_, meta, _ := client.KV().List("a", nil)
 		pairs, _, err := client.KV().List("a", &api.QueryOptions{WaitIndex: meta.LastIndex})
-		if took := time.Since(start); err != nil || len(pairs) > 0 || took != 30*time.Second {
-			t.Errorf("%d keys after %v, %v", len(pairs), took, err)
+		if elapsed := time.Since(start); err != nil || len(pairs) > 0 || elapsed != 30*time.Second {
+			t.Errorf("%d keys after %v, %v; want 0 after 30s", len(pairs), elapsed, err)
 		}
 		if entry, _, err := client.Session().Renew(id, nil); entry != nil || err != nil {
-			t.Errorf("renew a session that is gone: %v, %v", entry, err)
+			t.Errorf("renew an expired session: %v, %v", entry, err)
 		}
 		if status, _, body := send(t, srv, "PUT", "session/renew/"+id, nil); status != 404 || !strings.Contains(body, id) {
-			t.Errorf("renew a session that is gone: %d %q", status, body)
+			t.Errorf("renew an expired session: %d %q", status, body)
 		}
 		if len(srv.Sessions()) > 0 {
-			t.Error("it is still there")
+			t.Error("the expired session is still listed")
 		}
 	})
 }
@@ -59,7 +59,8 @@ func TestSessionDestroy(t *testing.T) {
 		if got := "[" + strings.Join(srv.Keys(""), " ") + "]"; got != want {
 			t.Errorf("behavior %q leaves %s, want %s", behavior, got, want)
 		}
-		// Who held the key may not have noticed yet: its lock delay keeps others away.
+		// The lock delay keeps others out, as the old holder may not know yet
+		// that its session has ended.
 		other := newSession(t, client)
 		if ok, _, err := client.KV().Acquire(&api.KVPair{Key: "a", Session: other}, nil); err != nil || ok {
 			t.Errorf("behavior %q: acquired within the lock delay: %v, %v", behavior, ok, err)
@@ -91,7 +92,7 @@ func TestSessionEndsWithNode(t *testing.T) {
 	got, want := srv.Sessions(), []string{unchecked, elsewhere}
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
-		t.Errorf("sessions left: %q, want %q, not %s", got, want, checked)
+		t.Errorf("sessions are %q, want %q without %s", got, want, checked)
 	}
 	if _, _, err := client.Session().Create(nil, nil); !isStatus(err, 500, "critical state") {
 		t.Errorf("create on a dead node: %v", err)
@@ -149,7 +150,7 @@ func TestSessionInfo(t *testing.T) {
 		t.Errorf("session is %+v", entry)
 	}
 	if entry, _, err := client.Session().Info("x", nil); err != nil || entry != nil {
-		t.Errorf("no session is %v, %v", entry, err)
+		t.Errorf("info of an unknown session: %v, %v", entry, err)
 	}
 	for node, want := range map[string]int{"web-1": 0, "web-2": 1} {
 		if list, _, err := client.Session().Node(node, nil); err != nil || len(list) != want {

@@ -10,11 +10,13 @@ import (
 	"syscall"
 )
 
-// A transport calls the cluster's handler on the goroutine of the client, without a socket.
+// A transport calls the cluster's handler without a socket, on the client's
+// goroutine.
 type transport struct{ srv *Server }
 
-// RoundTrip fails as a connection over a network would: with a dial error where the request did not reach the cluster,
-// with io.EOF where the answer was lost, and with the context's error when the client gave up.
+// RoundTrip fails as a network connection would. It returns a dial error if the
+// request did not reach the cluster, io.EOF if the answer was lost, and the
+// context's cause if the client gave up.
 func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if ctx := r.Context(); ctx.Err() != nil {
 		return nil, context.Cause(ctx)
@@ -50,7 +52,8 @@ func (t transport) serve(w http.ResponseWriter, r *http.Request) (err error) {
 	return nil
 }
 
-// asServed returns the request as a server reads it from a connection.
+// asServed returns the request in the form in which a handler gets it from
+// net/http's server.
 func asServed(r *http.Request) (*http.Request, error) {
 	req := r.Clone(r.Context())
 	req.RequestURI = r.URL.RequestURI()
@@ -69,12 +72,12 @@ func asServed(r *http.Request) (*http.Request, error) {
 	}
 	req.Body = io.NopCloser(bytes.NewReader(body))
 	if r.ContentLength <= 0 && len(body) > 0 {
-		req.ContentLength = -1 // it would be sent chunked
+		req.ContentLength = -1 // a network client would send it chunked
 	}
 	return req, nil
 }
 
-// A recorder keeps an answer.
+// A recorder is a ResponseWriter that stores the answer.
 type recorder struct {
 	header http.Header
 	status int

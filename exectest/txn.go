@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// A txnOp is one operation of a transaction, as the body has it.
+// A txnOp is one operation in a transaction's body.
 type txnOp struct {
 	Verb    string
 	Key     string
@@ -32,7 +32,8 @@ type txnAnswer struct {
 	*txnMeta
 }
 
-// A txnMeta is what the answer to a transaction that only reads says besides.
+// A txnMeta holds the fields that only the answer to a read-only transaction
+// has.
 type txnMeta struct {
 	Index                 uint64
 	LastContact           time.Duration
@@ -43,10 +44,11 @@ type txnMeta struct {
 	ResultsFilteredByACLs bool
 }
 
-// txnWrites are the verbs that make a transaction go through Raft.
+// txnWrites are the verbs that write. A transaction with one of them goes
+// through Raft.
 var txnWrites = []string{"set", "cas", "lock", "unlock", "delete", "delete-cas", "delete-tree"}
 
-// txn does all of the operations, or none of them.
+// txn applies all operations or none.
 func txn(c *call) (any, error) {
 	var body []struct{ KV *txnOp }
 	if len(c.body) > maxValue {
@@ -110,7 +112,8 @@ func (c *call) apply(ops []txnOp) txnAnswer {
 	return answer
 }
 
-// apply does one operation and returns what it shows of the keys: with their values only where they were asked for.
+// apply applies one operation and returns the keys for the answer. Only get
+// verbs return values.
 func (dc *datacenter) apply(op txnOp, index uint64) ([]*entry, error) {
 	if op.Key == "" && op.Verb != "delete-tree" {
 		return nil, errors.New("Must provide key")
@@ -151,7 +154,7 @@ func (dc *datacenter) apply(op txnOp, index uint64) ([]*entry, error) {
 		stored, err = old, check(op, old)
 	}
 	if err == nil && !ok {
-		err = fmt.Errorf(refusals[op.Verb], op.Key)
+		err = fmt.Errorf(txnRefusals[op.Verb], op.Key)
 	}
 	if err != nil || stored == nil {
 		return nil, err
@@ -161,14 +164,16 @@ func (dc *datacenter) apply(op txnOp, index uint64) ([]*entry, error) {
 	return []*entry{&shown}, nil
 }
 
-var refusals = map[string]string{
+// txnRefusals are Consul's error texts for writes whose condition fails.
+var txnRefusals = map[string]string{
 	"cas":        "failed to set key %q, index is stale",
 	"delete-cas": "failed to delete key %q, index is stale",
 	"lock":       "failed to lock key %q, lock is already held",
 	"unlock":     "failed to unlock key %q, lock isn't held, or is held by another session",
 }
 
-// check does the operations that only compare. old is nil where there is no such key.
+// check applies the verbs that only compare. old is nil if the key does not
+// exist.
 func check(op txnOp, old *entry) error {
 	switch {
 	case op.Verb == "check-not-exists" && old != nil:

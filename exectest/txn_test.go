@@ -33,14 +33,14 @@ func TestTxn(t *testing.T) {
 		name string
 		ops  api.TxnOps
 		want string // results, or errors
-		left string // keys, afterwards
+		keys string // after the transaction
 	}{
 		{"nothing", api.TxnOps{}, "", "a locked"},
 		{"get", ops(api.KVTxnOp{Verb: api.KVGet, Key: "a"}, api.KVTxnOp{Verb: api.KVGet, Key: "locked"}), "a=1 locked=x", "a locked"},
-		{"get what is missing", ops(api.KVTxnOp{Verb: api.KVGet, Key: "x"}, api.KVTxnOp{Verb: api.KVGet, Key: "a"}, api.KVTxnOp{Verb: api.KVGet, Key: "y"}),
+		{"get missing keys", ops(api.KVTxnOp{Verb: api.KVGet, Key: "x"}, api.KVTxnOp{Verb: api.KVGet, Key: "a"}, api.KVTxnOp{Verb: api.KVGet, Key: "y"}),
 			`0: key "x" doesn't exist; 2: key "y" doesn't exist`, "a locked"},
-		{"get if there", ops(api.KVTxnOp{Verb: "get-or-empty", Key: "x"}, api.KVTxnOp{Verb: "get-or-empty", Key: "a"}), "x= a=1", "a locked"},
-		{"get tree", ops(api.KVTxnOp{Verb: api.KVGetTree, Key: ""}), `0: Must provide key`, "a locked"},
+		{"get or empty", ops(api.KVTxnOp{Verb: "get-or-empty", Key: "x"}, api.KVTxnOp{Verb: "get-or-empty", Key: "a"}), "x= a=1", "a locked"},
+		{"get a tree without a key", ops(api.KVTxnOp{Verb: api.KVGetTree, Key: ""}), `0: Must provide key`, "a locked"},
 		{"get a tree", ops(api.KVTxnOp{Verb: api.KVGetTree, Key: "lo"}), `locked=x`, "a locked"},
 		{"check", ops(
 			api.KVTxnOp{Verb: api.KVCheckSession, Key: "locked", Session: mine},
@@ -100,13 +100,13 @@ func TestTxn(t *testing.T) {
 		if text := strings.Join(got, separator); text != test.want || ok != (len(answer.Errors) == 0) {
 			t.Errorf("%s: %v\n got %s\nwant %s", test.name, ok, text, test.want)
 		}
-		if left := strings.Join(srv.Keys(""), " "); left != test.left {
-			t.Errorf("%s leaves %q, want %q", test.name, left, test.left)
+		if keys := strings.Join(srv.Keys(""), " "); keys != test.keys {
+			t.Errorf("%s: keys are %q, want %q", test.name, keys, test.keys)
 		}
 	}
 }
 
-func TestTxnRefused(t *testing.T) {
+func TestTxnRefuses(t *testing.T) {
 	srv := NewServer()
 	defer srv.Close()
 	get := `{"KV":{"Verb":"get-or-empty","Key":"a"}}`

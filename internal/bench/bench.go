@@ -15,15 +15,15 @@ import (
 )
 
 const (
-	// server is the node that clients and virtual nodes talk to.
+	// server is the node whose API the clients and virtual nodes use.
 	server = "server-1"
 
-	// settle is how long the server is left alone between runs, so that one
-	// does not pay for the other.
-	settle = time.Second
+	// settleTime is the pause before each run, so that work left from one run
+	// does not count for the next.
+	settleTime = time.Second
 
-	// grace is how long the nodes may take to end after the client, and the
-	// other way round where one of them failed.
+	// grace is how long a client may run after its nodes failed, or the nodes
+	// after their client ended.
 	grace = 2 * time.Second
 )
 
@@ -40,10 +40,11 @@ type bench struct {
 	writer  writer
 }
 
-// results has the runs of each client.
+// results holds each client's measurements in order.
 type results map[string][]measurement
 
-// measureWork measures a workload, and returns what it has when that fails.
+// measureWork measures a workload on its own cluster. With an error it returns
+// the measurements so far.
 func measureWork(ctx context.Context, w work, o options) (r results, err error) {
 	ctx, stop := context.WithCancelCause(ctx)
 	b := &bench{work: w, options: o}
@@ -69,18 +70,19 @@ func measureWork(ctx context.Context, w work, o options) (r results, err error) 
 	return b.measure(ctx)
 }
 
-// start starts the cluster and what stands around it.
+// start starts the cluster, the proxy and the writer.
 func (b *bench) start(ctx context.Context) (err error) {
 	if b.binary, err = devcluster.Binary(ctx); err != nil {
 		return err
 	}
-	// Nobody but the virtual nodes is to answer, and these share few addresses.
+	// Only virtual nodes run jobs, so the server has exec disabled. All virtual
+	// nodes share one client address.
 	const limits = `limits { http_max_conns_per_client = 1000 }`
 	nodes := []devcluster.Node{{Name: server, Server: true, ExecDisabled: true, Config: limits}}
 	if b.work.Real {
 		nodes = devcluster.Nodes(1, b.work.Nodes-1)
 	}
-	b.catalog = &catalog{reconciled: time.Now()} // a leader does so first when it is elected
+	b.catalog = &catalog{reconciled: time.Now()} // a leader reconciles first when it is elected
 	if b.cluster, err = devcluster.New(ctx, devcluster.Config{Nodes: nodes}); err != nil {
 		return err
 	}
@@ -117,8 +119,8 @@ func (b *bench) close() error {
 	return nil
 }
 
-// measure runs the clients in turn, and the writing alone, which tells what the
-// server's CPU would be without a client.
+// measure runs the clients in turn. It also runs the writes alone, to measure
+// the server's CPU time without a client.
 func (b *bench) measure(ctx context.Context) (results, error) {
 	r := make(results)
 	for i := range b.options.runs {
@@ -137,16 +139,16 @@ func (b *bench) measure(ctx context.Context) (results, error) {
 	return r, nil
 }
 
-// alone is the name of the writing without a client.
-const alone = "writing alone"
+// writesAlone is the name of the run that writes without a client.
+const writesAlone = "writing alone"
 
 func (b *bench) clients() []string {
 	var names []string
 	if !b.work.Real {
-		names = append(names, alone)
+		names = append(names, writesAlone)
 	}
 	for _, client := range b.options.clients {
-		if client == peers && b.work.Slow > 0 {
+		if client == consulExec && b.work.Slow > 0 {
 			continue
 		}
 		names = append(names, client)
@@ -154,27 +156,27 @@ func (b *bench) clients() []string {
 	return names
 }
 
-// run runs a client once.
+// run runs a client once and measures it.
 func (b *bench) run(ctx context.Context, client string) (measurement, error) {
 	if !b.work.Real && !b.work.Undiscovered {
 		expected := 2*b.work.Over + 10*time.Second
-		if err := b.catalog.quiet(ctx, expected); err != nil {
+		if err := b.catalog.awaitRoom(ctx, expected); err != nil {
 			return measurement{}, err
 		}
 		if err := b.catalog.registerNodes(ctx, b.work.Nodes); err != nil {
 			return measurement{}, err
 		}
 	}
-	if err := sleepUntil(ctx, time.Now().Add(settle)); err != nil {
+	if err := sleepUntil(ctx, time.Now().Add(settleTime)); err != nil {
 		return measurement{}, err
 	}
 	limit := b.work.limit()
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no end after %v", limit))
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the run did not end within %v", limit))
 	defer cancel()
 	before, _ := cpuTime(b.pid)
 	var m measurement
 	var err error
-	if client == alone {
+	if client == writesAlone {
 		m, err = b.writeAlone(ctx)
 	} else {
 		m, err = b.runClient(ctx, client)
@@ -188,7 +190,7 @@ func (b *bench) run(ctx context.Context, client string) (measurement, error) {
 	return m, err
 }
 
-// writeAlone has the virtual nodes work for a job that nobody reads.
+// writeAlone runs the virtual nodes for a job without a client.
 func (b *bench) writeAlone(ctx context.Context) (m measurement, err error) {
 	options := (&api.WriteOptions{}).WithContext(ctx)
 	entry := &api.SessionEntry{Name: "bench", Behavior: api.SessionBehaviorDelete}
@@ -206,12 +208,12 @@ func (b *bench) writeAlone(ctx context.Context) (m measurement, err error) {
 	return m, err
 }
 
-// runClient runs a client's process and, once it has submitted its job, the
-// nodes.
+// runClient runs a client's process. When the client has submitted its job, it
+// runs the nodes.
 func (b *bench) runClient(ctx context.Context, client string) (measurement, error) {
 	b.proxy.reset()
 	select {
-	case <-b.proxy.jobs: // of a run before, that was given up
+	case <-b.proxy.jobs: // left by an earlier run that failed
 	default:
 	}
 	p, err := b.startProcess(client)
@@ -227,7 +229,7 @@ func (b *bench) runClient(ctx context.Context, client string) (measurement, erro
 	var end nodesEnd
 	select {
 	case end = <-nodes:
-		if end.err != nil { // as when the client ends its session early, and then itself
+		if end.err != nil { // for example, the client destroyed its session early and is about to end
 			ctx, cancel := context.WithTimeout(ctx, grace)
 			defer cancel()
 			p.wait(ctx)
@@ -235,7 +237,7 @@ func (b *bench) runClient(ctx context.Context, client string) (measurement, erro
 			p.wait(ctx)
 		}
 	case <-p.ended:
-		stopping := time.AfterFunc(grace, func() { stop(errors.New("the client has ended before the nodes")) })
+		stopping := time.AfterFunc(grace, func() { stop(errors.New("the client ended before the nodes")) })
 		defer stopping.Stop()
 		end = <-nodes
 	}
@@ -246,14 +248,14 @@ func (b *bench) runClient(ctx context.Context, client string) (measurement, erro
 	return b.summarize(p, end), nil
 }
 
-// nodesEnd is how the nodes' work ended.
+// nodesEnd is the result of the nodes' work.
 type nodesEnd struct {
 	started, lastExit time.Time
 	err               error
 }
 
-// answer waits for the job, has the virtual nodes do it or watches real ones,
-// and returns when the last exit was there.
+// answer waits for the job, then runs the virtual nodes or watches the real
+// ones. It returns after the last exit was written.
 func (b *bench) answer(ctx context.Context) nodesEnd {
 	var end nodesEnd
 	select {
@@ -270,8 +272,9 @@ func (b *bench) answer(ctx context.Context) nodesEnd {
 	return end
 }
 
-// watchExits returns when the exits of all real nodes were there. It asks the
-// server itself, past the proxy.
+// watchExits waits for the exits of all real nodes and returns the time of the
+// last. It queries the server directly, so the proxy does not count its
+// requests.
 func (b *bench) watchExits(ctx context.Context, j job) (time.Time, error) {
 	for index := uint64(0); ; {
 		q := (&api.QueryOptions{WaitIndex: index, WaitTime: 10 * time.Second}).WithContext(ctx)

@@ -20,10 +20,10 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestMeasure measures both clients on a small work, on a real server.
+// TestMeasure measures all clients with small workloads on a real server.
 func TestMeasure(t *testing.T) {
 	if testing.Short() {
-		return
+		t.Skip("starts real Consul agents")
 	}
 	for _, w := range []work{
 		{Name: "discovered", Nodes: 20, Chunks: 2, Size: 300, Over: 500 * time.Millisecond},
@@ -31,51 +31,51 @@ func TestMeasure(t *testing.T) {
 	} {
 		t.Run(w.Name, func(t *testing.T) {
 			t.Parallel()
-			o := options{clients: []string{ours, given, peers}, runs: 1, batch: 1}
+			o := options{clients: []string{ownClient, withClient, consulExec}, runs: 1, batch: 1}
 			r, err := measureWork(t.Context(), w, o)
 			if err != nil {
 				t.Fatal(err)
 			}
 			for _, client := range o.clients {
 				if len(r[client]) != 1 {
-					t.Fatalf("%s: %d runs", client, len(r[client]))
+					t.Fatalf("%s: %d runs, want 1", client, len(r[client]))
 				}
 				checkMeasurement(t, client, w, r[client][0])
 			}
 			if rows := makeRows(w, o, r); len(rows) != 5 {
-				t.Errorf("%d rows, want the writing, three clients and a ratio", len(rows))
+				t.Errorf("%d rows, want the writes alone, three clients and a ratio", len(rows))
 			}
 		})
 	}
 }
 
-// checkMeasurement looks for figures that can't be.
+// checkMeasurement reports impossible figures.
 func checkMeasurement(t *testing.T, client string, w work, m measurement) {
 	t.Helper()
 	for _, p := range m.problems {
 		t.Errorf("%s: %s", client, p)
 	}
 	discoveries := int64(1)
-	if w.Undiscovered && client != peers {
+	if w.Undiscovered && client != consulExec {
 		discoveries = 0
 	}
 	for k, least := range [kinds]int64{listKeys: 1, readValues: 1, sessions: 2, events: 1, catalogs: discoveries, others: 1} {
 		if m.requests[k] < least {
-			t.Errorf("%s: %d requests of kind %q", client, m.requests[k], kindNames[k])
+			t.Errorf("%s: %d requests of kind %q, want at least %d", client, m.requests[k], kindNames[k], least)
 		}
 	}
 	output := int64(w.Nodes * w.Chunks * w.Size)
 	switch {
 	case m.writing < w.Over/2:
-		t.Errorf("%s: the writing took %v", client, m.writing)
+		t.Errorf("%s: the writes took %v, want at least %v", client, m.writing, w.Over/2)
 	case m.behind <= 0 || m.behind > time.Minute || m.seen > m.behind:
-		t.Errorf("%s: last exit seen %v and the end %v after it was written", client, m.seen, m.behind)
+		t.Errorf("%s: last exit reported %v, and run ended %v, after it was written", client, m.seen, m.behind)
 	case m.clientCPU <= 0:
-		t.Errorf("%s: no CPU used", client)
+		t.Errorf("%s: CPU time is not positive", client)
 	case m.plain < output:
-		t.Errorf("%s: %d bytes before compression hold %d of output", client, m.plain, output)
+		t.Errorf("%s: %d bytes before compression, but %d bytes of output", client, m.plain, output)
 	case m.listed <= 0 || m.listed >= m.plain:
-		t.Errorf("%s: lists are %d bytes of %d", client, m.listed, m.plain)
+		t.Errorf("%s: lists have %d of %d bytes", client, m.listed, m.plain)
 	case m.wire <= 0:
 		t.Errorf("%s: nothing received", client)
 	}
@@ -85,14 +85,14 @@ func TestChooseWorks(t *testing.T) {
 	for _, test := range []struct {
 		names    string
 		override work
-		want     string // the titles, or the beginning of the error
+		want     string // the titles, or a prefix of the error
 	}{
 		{"1000x1", work{}, "1000 × 1 × 200 B over 2s"},
 		{"3nodes,1x2560", work{Over: time.Second}, "3 real nodes, `uptime`; 1 × 2560 × 4096 B over 1s"},
 		{"", work{Nodes: 7, Size: 9}, "7 × 1 × 9 B over 2s"},
-		{"2000x2", work{}, `-work: no workload "2000x2"`},
-		{"custom", work{Nodes: -1}, "-nodes -1: is not in"},
-		{"custom", work{Life: time.Minute}, "-life 1m0s: is not in"},
+		{"2000x2", work{}, `-work: unknown workload "2000x2"`},
+		{"custom", work{Nodes: -1}, "-nodes -1: must be from"},
+		{"custom", work{Life: time.Minute}, "-life 1m0s: must be from"},
 	} {
 		works, err := chooseWorks(test.names, test.override)
 		var titles []string
@@ -127,12 +127,12 @@ func TestAppendChunk(t *testing.T) {
 	for _, size := range []int{1, 10, 200, 4096, 512 << 10} {
 		w := work{Size: size}
 		chunk := w.appendChunk([]byte("kept"), "sim-00007", 12)[len("kept"):]
-		begins := "sim-00007 0000012 "
+		prefix := "sim-00007 0000012 "
 		if len(chunk) != size || chunk[size-1] != '\n' || bytes.Count(chunk, []byte("\n")) != 1 {
-			t.Errorf("%d bytes asked for: %d, ending in %q", size, len(chunk), chunk[size-1:])
+			t.Errorf("want %d bytes: got %d, ending in %q", size, len(chunk), chunk[size-1:])
 		}
-		if size > len(begins) && !bytes.HasPrefix(chunk, []byte(begins)) {
-			t.Errorf("a chunk begins with %.20q", chunk)
+		if size > len(prefix) && !bytes.HasPrefix(chunk, []byte(prefix)) {
+			t.Errorf("a chunk begins with %.20q, want %q", chunk, prefix)
 		}
 	}
 }
@@ -159,8 +159,8 @@ func TestKindOf(t *testing.T) {
 	}
 }
 
-// TestProxyCounts sees to the counts of bodies, compressed and not, and to the
-// job of an event.
+// TestProxyCounts checks the counts of compressed and plain bodies, and the job
+// of an event.
 func TestProxyCounts(t *testing.T) {
 	const plain = 100_000
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -204,7 +204,7 @@ func TestProxyCounts(t *testing.T) {
 	}
 }
 
-func TestReadPeer(t *testing.T) {
+func TestReadConsulExec(t *testing.T) {
 	const printed = `    sim-00000: sim-00000 0000000 some words
     sim-00001: sim-00001 0000000 some words
     sim-00001:
@@ -214,9 +214,9 @@ func TestReadPeer(t *testing.T) {
 2 / 2 node(s) completed / acknowledged
 `
 	w := work{Nodes: 2, Chunks: 2, Size: 29}
-	r := readPeer(w, strings.NewReader(printed))
+	r := readConsulExec(w, strings.NewReader(printed))
 	if r.Chunks != 3 || r.Exits != 2 || len(r.Problems) != 1 || !strings.HasPrefix(r.Problems[0], "2 acks, 3 chunks, 2 exits") {
-		t.Errorf("%+v", r)
+		t.Errorf("report is %+v", r)
 	}
 }
 

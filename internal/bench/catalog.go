@@ -11,29 +11,32 @@ import (
 )
 
 const (
-	// reconcileInterval is how often a leader takes nodes out of the catalog
-	// whose serfHealth says that they have an agent, and that gossip does not
-	// know. Consul has no setting for it.
+	// reconcileInterval is how often a leader removes nodes from the catalog if
+	// they have a serfHealth check but gossip does not know them. Consul has no
+	// setting for it.
 	reconcileInterval = 60 * time.Second
 
-	// reconcileMargin keeps a run clear of it: the interval counts from the end
-	// of one round, which takes a while with thousands of nodes to remove.
+	// reconcileMargin keeps runs away from the next reconciliation. The
+	// interval starts when one ends, and removing thousands of nodes takes a
+	// while.
 	reconcileMargin = time.Second
 
-	// sentinel is a node that is there to be taken out. The leader goes by name,
-	// so that this one is the last.
+	// sentinel is a node whose removal shows a reconciliation. The leader
+	// removes nodes in the order of their names, so the sentinel comes last.
 	sentinel = "zz-sentinel"
 )
 
-// catalog keeps virtual nodes in the server's catalog, as alive as the others.
+// catalog keeps virtual nodes in the server's catalog with a passing serfHealth
+// check.
 type catalog struct {
 	client *api.Client
 
-	mu         sync.Mutex // guards the below
-	reconciled time.Time  // when the leader last did, or at first a time before
+	mu         sync.Mutex // guards reconciled
+	reconciled time.Time  // the last reconciliation, or a time before the first
 }
 
-// watch learns when the leader reconciles, until ctx ends.
+// watch records the leader's reconciliations until ctx ends. It returns only
+// with an error.
 func (c *catalog) watch(ctx context.Context) error {
 	for {
 		if err := c.register(ctx, sentinel); err != nil {
@@ -56,15 +59,15 @@ func (c *catalog) watch(ctx context.Context) error {
 	}
 }
 
-// quiet waits until there is time for a run before the leader reconciles. Of a
-// run that is too long for that it sees only to the beginning.
-func (c *catalog) quiet(ctx context.Context, run time.Duration) error {
+// awaitRoom waits until a run fits before the next reconciliation. If
+// the run is longer than the interval, only its beginning fits.
+func (c *catalog) awaitRoom(ctx context.Context, run time.Duration) error {
 	run = min(run, reconcileInterval-10*reconcileMargin)
 	for {
 		c.mu.Lock()
-		left := time.Until(c.reconciled.Add(reconcileInterval - reconcileMargin))
+		remaining := time.Until(c.reconciled.Add(reconcileInterval - reconcileMargin))
 		c.mu.Unlock()
-		if left > run {
+		if remaining > run {
 			return nil
 		}
 		if err := sleepUntil(ctx, time.Now().Add(100*time.Millisecond)); err != nil {
@@ -73,9 +76,10 @@ func (c *catalog) quiet(ctx context.Context, run time.Duration) error {
 	}
 }
 
-// registerNodes puts the first n virtual nodes into the catalog, or back there.
+// registerNodes registers the first n virtual nodes, even if they are already
+// registered.
 func (c *catalog) registerNodes(ctx context.Context, n int) error {
-	const perTxn = maxBatch / 2 // each node is two operations
+	const perTxn = maxBatch / 2 // each node takes two operations
 	for first := 0; first < n; first += perTxn {
 		var names []string
 		for i := first; i < min(first+perTxn, n); i++ {
@@ -88,8 +92,7 @@ func (c *catalog) registerNodes(ctx context.Context, n int) error {
 	return nil
 }
 
-// register puts nodes into the catalog, each with the check that agents judge
-// one another by, passing.
+// register registers nodes, each with a passing serfHealth check.
 func (c *catalog) register(ctx context.Context, names ...string) error {
 	var ops api.TxnOps
 	for _, name := range names {
@@ -106,7 +109,7 @@ func (c *catalog) register(ctx context.Context, names ...string) error {
 	case !ok && len(response.Errors) > 0:
 		return fmt.Errorf("register nodes: %s", response.Errors[0].What)
 	case !ok:
-		return errors.New("register nodes: transaction rolled back without a reason")
+		return errors.New("register nodes: Consul rolled the transaction back without a reason")
 	}
 	return nil
 }

@@ -14,31 +14,31 @@ import (
 	"github.com/consulexec/consulexec"
 )
 
-// clientEnv holds a clientJob, in the environment of this binary when it is to
-// run consulexec.
+// clientEnv is the environment variable with a clientJob as JSON. If it is set,
+// this binary runs consulexec.
 const clientEnv = "CONSULEXEC_BENCH_CLIENT"
 
-// clientJob is what a client process is to do.
+// clientJob configures a client process.
 type clientJob struct {
-	Work    work
-	Given   bool   // whether with a client of the caller's
-	Profile string // a file for the CPU profile, or empty
+	Work       work
+	WithClient bool   // use consulexec.WithClient
+	Profile    string // file for the CPU profile; empty for none
 }
 
-// report is what a client came to. A client process prints it as JSON.
+// report is the result of a client's run. A client process prints it as JSON.
 type report struct {
-	LastExit time.Time // when the last exit was reported
-	Returned time.Time // when the run was over
+	LastExit time.Time // when the client reported the last exit
+	Returned time.Time // when the run ended
 
 	Acks, Chunks, Exits int
-	Problems            []string // what was wrong, the first few
-	Err                 string   // of the run
+	Problems            []string // the first few mistakes
+	Err                 string   // the error of the run, or empty
 }
 
-// runsAsClient tells whether this process is to run consulexec.
+// runsAsClient reports whether this process must run consulexec.
 func runsAsClient() bool { return os.Getenv(clientEnv) != "" }
 
-// clientMain runs consulexec as the environment says, prints the report and
+// clientMain runs the clientJob of the environment, prints the report and
 // exits.
 func clientMain() {
 	var job clientJob
@@ -53,7 +53,7 @@ func clientMain() {
 	os.Exit(0)
 }
 
-// run runs consulexec against the Consul that the environment names.
+// run runs consulexec against the Consul of CONSUL_HTTP_ADDR.
 func (job clientJob) run() report {
 	if job.Profile != "" {
 		file, err := os.Create(job.Profile)
@@ -68,7 +68,7 @@ func (job clientJob) run() report {
 	}
 	c := newChecker(job.Work)
 	options := c.options()
-	if job.Given {
+	if job.WithClient {
 		client, err := api.NewClient(api.DefaultConfig())
 		if err != nil {
 			return report{Err: err.Error()}
@@ -91,27 +91,27 @@ func (job clientJob) run() report {
 	return c.report
 }
 
-// checker checks what a client reports against the work.
+// checker compares a client's reports with the work.
 type checker struct {
 	report
 	work  work
-	nodes map[string]*reported
-	want  []byte // the chunk expected
+	nodes map[string]*nodeReport
+	want  []byte // the expected chunk; reused
 }
 
-// reported is what has been reported of a node.
-type reported struct {
+// nodeReport is what a client has reported about one node.
+type nodeReport struct {
 	acked, exited bool
 	chunks        int
 }
 
 func newChecker(w work) *checker {
-	return &checker{work: w, nodes: make(map[string]*reported, w.Nodes)}
+	return &checker{work: w, nodes: make(map[string]*nodeReport, w.Nodes)}
 }
 
-// options has consulexec report to the checker. The timeouts leave room for
-// virtual nodes that take their time to ack and, unlike agents, send no
-// heartbeats.
+// options returns consulexec options whose callbacks call the checker. The
+// timeouts are long because virtual nodes may ack late and, unlike agents, send
+// no heartbeats.
 func (c *checker) options() []consulexec.Option {
 	o := []consulexec.Option{
 		consulexec.WithAckTimeout(c.work.Over + 5*time.Second),
@@ -131,10 +131,10 @@ func (c *checker) options() []consulexec.Option {
 	return o
 }
 
-func (c *checker) node(name string) *reported {
+func (c *checker) node(name string) *nodeReport {
 	n := c.nodes[name]
 	if n == nil {
-		n = new(reported)
+		n = new(nodeReport)
 		c.nodes[name] = n
 	}
 	return n
@@ -143,7 +143,7 @@ func (c *checker) node(name string) *reported {
 func (c *checker) ack(name string) {
 	n := c.node(name)
 	if n.acked {
-		c.problem("%s: a second ack", name)
+		c.problem("%s: duplicate ack", name)
 	}
 	n.acked = true
 	c.Acks++
@@ -160,7 +160,7 @@ func (c *checker) output(name string, output []byte) {
 	if !c.work.Real {
 		c.want = c.work.appendChunk(c.want[:0], name, n.chunks)
 		if !bytes.Equal(output, c.want) {
-			c.problem("%s: chunk %d is %.40q", name, n.chunks, output)
+			c.problem("%s: wrong chunk %d: %.40q", name, n.chunks, output)
 		}
 	}
 	n.chunks++
@@ -174,7 +174,7 @@ func (c *checker) exit(name string, code int) {
 	n := c.node(name)
 	switch {
 	case n.exited:
-		c.problem("%s: a second exit", name)
+		c.problem("%s: duplicate exit", name)
 	case code != 0:
 		c.problem("%s: exit %d", name, code)
 	case !c.work.Real && n.chunks != c.work.Chunks:
@@ -185,21 +185,21 @@ func (c *checker) exit(name string, code int) {
 	c.LastExit = time.Now()
 }
 
-// check looks at the whole, at the end.
+// check compares the totals with the work after the run.
 func (c *checker) check() {
 	chunks := c.work.Nodes * c.work.Chunks
 	if c.work.Real {
 		chunks = c.work.Nodes // `uptime` prints one line
 	}
 	if c.Acks != c.work.Nodes || c.Chunks != chunks || c.Exits != c.work.Nodes {
-		c.problem("%d acks, %d chunks, %d exits, of %d, %d, %d", c.Acks, c.Chunks, c.Exits, c.work.Nodes, chunks, c.work.Nodes)
+		c.problem("%d acks, %d chunks, %d exits; want %d, %d, %d", c.Acks, c.Chunks, c.Exits, c.work.Nodes, chunks, c.work.Nodes)
 	}
 }
 
-// problem notes what is wrong.
+// problem records a mistake.
 func (c *checker) problem(format string, args ...any) {
-	const enough = 5
-	if len(c.Problems) < enough {
+	const maxProblems = 5
+	if len(c.Problems) < maxProblems {
 		c.Problems = append(c.Problems, fmt.Sprintf(format, args...))
 	}
 }

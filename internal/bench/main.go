@@ -1,22 +1,22 @@
-// Bench measures what consulexec costs beside `consul exec`, on a real Consul
-// server, and prints one table in Markdown.
+// Bench compares the cost of consulexec and `consul exec` on a real Consul
+// server. It prints one Markdown table.
 //
 //	go run ./internal/bench -work 1000x1,5000x5 -runs 5
 //
-// Each workload gets a server of its own (see [devcluster.Binary] for the Consul
-// that runs). Thousands of virtual nodes, simulated in this process, take the
-// job that a client submits and write what agents would write, straight to the
-// server. The clients run in turn, each as a process of its own, through a proxy
-// that counts: this binary once more for consulexec, the server's binary for
-// `consul exec`. Whatever consulexec reports is checked: every chunk once, in
-// order, with the right bytes, and before its node's exit.
+// Each workload gets its own server; see [devcluster.Binary] for the Consul
+// version. This process simulates thousands of virtual nodes. They take the
+// client's job and write directly to the server what agents would write. The
+// clients run in turn, each in its own process, through a proxy that counts
+// requests and bytes. For consulexec the process runs this binary, for `consul
+// exec` the server's. Bench checks every report of consulexec: each chunk once,
+// in order, with the right bytes, and before its node's exit.
 //
-// The server's CPU is measured over the whole of a client's run, and once more
-// for the same writes when nobody listens: the difference is what the client
-// asked of it. Columns that the system can't tell stay empty: the server's CPU
-// and the peak memory need Linux.
+// The server's CPU time is measured over a client's whole run, and again for
+// the same writes without a client. The difference is the client's share. The
+// server's CPU time and the peak memory need Linux; on other systems their
+// columns are empty.
 //
-// Ctrl-C ends it and leaves nothing behind.
+// Ctrl-C stops all processes and removes all files.
 package main
 
 import (
@@ -42,8 +42,8 @@ func main() {
 	}
 }
 
-// run measures what the arguments ask for. The table has what was measured
-// before an error.
+// run measures the workloads of the arguments and prints the table. After an
+// error the table has the measurements so far.
 func run(ctx context.Context, args []string) error {
 	o, err := parse(args)
 	if err != nil {
@@ -62,7 +62,7 @@ func run(ctx context.Context, args []string) error {
 	return nil
 }
 
-// options are what the flags say.
+// options are the values of the flags.
 type options struct {
 	works   []work
 	clients []string
@@ -71,11 +71,11 @@ type options struct {
 	profile string
 }
 
-// The clients, by the names of the flag and of the table.
+// The clients' names in the flag and in the table.
 const (
-	ours  = "consulexec"
-	given = "with-client" // consulexec by a client of its caller's
-	peers = "consul-exec"
+	ownClient  = "consulexec"
+	withClient = "with-client" // consulexec with WithClient
+	consulExec = "consul-exec"
 )
 
 func parse(args []string) (options, error) {
@@ -84,18 +84,18 @@ func parse(args []string) (options, error) {
 		custom work
 		flags  = flag.NewFlagSet("bench", flag.ExitOnError)
 	)
-	names := flags.String("work", "", "workloads, comma-separated: "+strings.Join(presetNames(), ", ")+", or all; default all, or custom where one of its flags is given")
-	clients := flags.String("clients", ours+","+peers, "clients, comma-separated; with-client is consulexec by WithClient")
-	flags.IntVar(&o.runs, "runs", 5, "runs of each client, of which the table has the medians")
-	flags.IntVar(&o.batch, "batch", 1, "writes of different nodes per transaction, up to 64; more than 1 for rates that single writes, as agents make them, do not reach")
+	names := flags.String("work", "", "workloads, comma-separated: "+strings.Join(presetNames(), ", ")+", or all; default all, or custom if one of its flags is set")
+	clients := flags.String("clients", ownClient+","+consulExec, "clients, comma-separated; also with-client, which is consulexec with WithClient")
+	flags.IntVar(&o.runs, "runs", 5, "runs of each client; the table has the medians")
+	flags.IntVar(&o.batch, "batch", 1, "writes of different nodes per transaction, up to 64; agents use single writes, but batches reach higher rates")
 	flags.StringVar(&o.profile, "cpuprofile", "", "file for the CPU profile of consulexec's last run of a workload; the workload's name is appended")
-	flags.IntVar(&custom.Nodes, "nodes", 0, "nodes, instead of the workload's number")
-	flags.IntVar(&custom.Chunks, "chunks", 0, "chunks of output per node, instead of the workload's number")
-	flags.IntVar(&custom.Size, "size", 0, "bytes per chunk, instead of the workload's")
-	flags.DurationVar(&custom.Over, "over", 0, "time over which the writes are spread, instead of the workload's")
-	flags.DurationVar(&custom.Life, "life", 0, "time for which one node runs the command; default as -over")
-	flags.DurationVar(&custom.Slow, "slow", 0, "time that consulexec's output callback takes, instead of the workload's")
-	flags.BoolVar(&custom.Undiscovered, "undiscovered", false, "leave the nodes out of the catalog and run with WithoutDiscovery and WithMinNodes")
+	flags.IntVar(&custom.Nodes, "nodes", 0, "number of nodes, overrides the workload's")
+	flags.IntVar(&custom.Chunks, "chunks", 0, "chunks of output per node, overrides the workload's")
+	flags.IntVar(&custom.Size, "size", 0, "bytes per chunk, overrides the workload's")
+	flags.DurationVar(&custom.Over, "over", 0, "duration of all writes, overrides the workload's")
+	flags.DurationVar(&custom.Life, "life", 0, "longest time from a node's first write to its last; default -over")
+	flags.DurationVar(&custom.Slow, "slow", 0, "duration of consulexec's output callback, overrides the workload's")
+	flags.BoolVar(&custom.Undiscovered, "undiscovered", false, "keep the nodes out of the catalog and run with WithoutDiscovery and WithMinNodes")
 	flags.Parse(args)
 
 	var err error
@@ -104,17 +104,17 @@ func parse(args []string) (options, error) {
 	}
 	o.clients = strings.Split(*clients, ",")
 	for _, c := range o.clients {
-		if !slices.Contains([]string{ours, given, peers}, c) {
-			return o, fmt.Errorf("-clients: no client %q", c)
+		if !slices.Contains([]string{ownClient, withClient, consulExec}, c) {
+			return o, fmt.Errorf("-clients: unknown client %q", c)
 		}
 	}
 	switch {
 	case flags.NArg() > 0:
 		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	case o.runs < 1:
-		return o, fmt.Errorf("-runs %d: is under 1", o.runs)
+		return o, fmt.Errorf("-runs %d: must be at least 1", o.runs)
 	case o.batch < 1 || o.batch > maxBatch:
-		return o, fmt.Errorf("-batch %d: is not in 1 to %d", o.batch, maxBatch)
+		return o, fmt.Errorf("-batch %d: must be from 1 to %d", o.batch, maxBatch)
 	}
 	return o, nil
 }

@@ -14,30 +14,30 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-// peakInterval is how often a client's peak memory is read. The system keeps the
-// peak; only what comes after the last reading is missed.
+// peakInterval is how often a client's peak memory is read. The system keeps
+// the peak, so only growth after the last reading is missed.
 const peakInterval = 20 * time.Millisecond
 
-// process is a client that runs. What follows ended is final once that is
-// closed.
+// process is a client's process. The fields below ended are valid after ended
+// is closed.
 type process struct {
 	cmd   *exec.Cmd
 	ended chan struct{}
 
 	stderr  bytes.Buffer
 	report  report
-	peak    int64 // bytes of memory, or 0
+	peak    int64 // peak memory in bytes; 0 if unknown
 	cpu     time.Duration
 	exited  time.Time
 	failure error // of the process, or of its output
 }
 
-// startProcess starts a client that talks to the server through the proxy.
+// startProcess starts a client whose requests go through the proxy.
 func (b *bench) startProcess(client string) (*process, error) {
 	p := &process{ended: make(chan struct{})}
-	read := func(from io.Reader) (report, error) { return readPeer(b.work, from), nil }
-	if client == peers {
-		p.cmd = exec.Command(b.binary, peerArgs(b.work)...)
+	read := func(from io.Reader) (report, error) { return readConsulExec(b.work, from), nil }
+	if client == consulExec {
+		p.cmd = exec.Command(b.binary, consulExecArgs(b.work)...)
 		p.cmd.Env = os.Environ()
 	} else {
 		var err error
@@ -62,13 +62,13 @@ func (b *bench) startProcess(client string) (*process, error) {
 	return p, nil
 }
 
-// ownCommand runs consulexec in this binary.
+// ownCommand returns a command that runs consulexec in this binary.
 func (b *bench) ownCommand(client string) (*exec.Cmd, error) {
 	binary, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	j := clientJob{Work: b.work, Given: client == given}
+	j := clientJob{Work: b.work, WithClient: client == withClient}
 	if b.options.profile != "" {
 		j.Profile = b.options.profile + "." + b.work.Name
 	}
@@ -81,13 +81,13 @@ func (b *bench) ownCommand(client string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// follow reads what the process prints and watches its memory, until it ends.
+// follow reads the process's output and peak memory until the process ends.
 func (p *process) follow(stdout io.Reader, read func(io.Reader) (report, error)) {
 	defer close(p.ended)
-	silent := make(chan struct{})
+	outputDone := make(chan struct{})
 	var readErr error
 	go func() {
-		defer close(silent)
+		defer close(outputDone)
 		p.report, readErr = read(stdout)
 		io.Copy(io.Discard, stdout)
 	}()
@@ -95,7 +95,7 @@ func (p *process) follow(stdout io.Reader, read func(io.Reader) (report, error))
 	defer ticker.Stop()
 	for reading := true; reading; {
 		select {
-		case <-silent:
+		case <-outputDone:
 			reading = false
 		case <-ticker.C:
 			if peak, ok := peakMemory(p.cmd.Process.Pid); ok {
@@ -110,11 +110,11 @@ func (p *process) follow(stdout io.Reader, read func(io.Reader) (report, error))
 	case err != nil:
 		p.failure = fmt.Errorf("%w: %s", err, strings.TrimSpace(p.stderr.String()))
 	case readErr != nil:
-		p.failure = fmt.Errorf("read its report: %w", readErr)
+		p.failure = fmt.Errorf("read the report: %w", readErr)
 	}
 }
 
-// wait waits for the process's end.
+// wait waits for the process or ctx to end.
 func (p *process) wait(ctx context.Context) {
 	select {
 	case <-p.ended:
@@ -122,7 +122,7 @@ func (p *process) wait(ctx context.Context) {
 	}
 }
 
-// kill ends the process, if it has not ended by itself.
+// kill kills the process if it still runs, and waits for its end.
 func (p *process) kill() {
 	p.cmd.Process.Kill()
 	<-p.ended

@@ -31,11 +31,11 @@ const (
 	kinds
 )
 
-// kindNames are the table's words for the kinds.
+// kindNames are the column names of the kinds.
 var kindNames = [kinds]string{"list keys", "list values", "read values", "session", "event", "catalog", "other"}
 
-// kindOf classifies a request. A transaction counts as a read: clients make no
-// others.
+// kindOf classifies a request. Every transaction counts as a read, whatever its
+// verbs.
 func kindOf(r *http.Request) kind {
 	query := r.URL.Query()
 	path, _ := strings.CutPrefix(r.URL.Path, "/v1/")
@@ -57,19 +57,19 @@ func kindOf(r *http.Request) kind {
 	return others
 }
 
-// traffic is what has passed the proxy.
+// traffic counts the requests and bytes that passed the proxy.
 type traffic struct {
 	requests [kinds]atomic.Int64
-	wire     atomic.Int64 // bytes to the client, with the headers
-	plain    atomic.Int64 // bytes of the bodies among them, before compression
-	listed   atomic.Int64 // bytes of plain that are lists of keys or of values
+	wire     atomic.Int64 // bytes sent to the client, headers included
+	plain    atomic.Int64 // bytes of the bodies before compression
+	listed   atomic.Int64 // the part of plain in lists of keys or values
 }
 
-// proxy stands between a client and the server and counts.
+// proxy counts the traffic between a client and the server.
 type proxy struct {
 	addr string
 
-	// jobs has the job of each event that went out.
+	// jobs receives the job of each fired event, unless one is still unread.
 	jobs chan job
 
 	traffic atomic.Pointer[traffic]
@@ -77,7 +77,7 @@ type proxy struct {
 	done    chan struct{} // closed when the server has ended
 }
 
-// newProxy starts a proxy in front of the server at target.
+// newProxy starts a proxy for the server at target.
 func newProxy(target string) (*proxy, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -93,22 +93,22 @@ func newProxy(target string) (*proxy, error) {
 	return p, nil
 }
 
-// reset starts to count from zero, and returns the counts so far.
+// reset returns the counts so far and sets them to zero.
 func (p *proxy) reset() *traffic { return p.traffic.Swap(new(traffic)) }
 
-// close ends the proxy and what passes through it.
+// close ends the proxy and its running requests.
 func (p *proxy) close() {
 	p.server.Close()
 	<-p.done
 }
 
-// handler passes requests on as they are, compressed where the client asks for
-// that.
+// handler forwards requests unchanged. Responses stay compressed if the client
+// asks for compression.
 func (p *proxy) handler(target string) http.Handler {
 	reverse := &httputil.ReverseProxy{
 		Rewrite:        func(r *httputil.ProxyRequest) { r.SetURL(&url.URL{Scheme: "http", Host: target}) },
 		Transport:      &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 100, IdleConnTimeout: 10 * time.Second},
-		ModifyResponse: p.answered,
+		ModifyResponse: p.inspectResponse,
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
 			if !errors.Is(err, context.Canceled) {
 				http.Error(w, err.Error(), http.StatusBadGateway)
@@ -118,8 +118,8 @@ func (p *proxy) handler(target string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		k := kindOf(r)
 		p.traffic.Load().requests[k].Add(1)
-		// Passed on while it comes, a body could still be read when the server
-		// has answered: then net/http cuts the connection.
+		// If the server answered before the whole body was forwarded, net/http
+		// would close the connection. So read the body first.
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
@@ -133,12 +133,12 @@ func (p *proxy) handler(target string) http.Handler {
 	})
 }
 
-// payloadKey is where a request's context has the payload of an event.
+// payloadKey is the context key of an event's payload.
 type payloadKey struct{}
 
-// answered counts a response's body, and tells of the job when its event went
-// out.
-func (p *proxy) answered(response *http.Response) error {
+// inspectResponse counts a response's body. If the request fired an event, it
+// sends the event's job to jobs.
+func (p *proxy) inspectResponse(response *http.Response) error {
 	k := kindOf(response.Request)
 	response.Body = &countingBody{
 		ReadCloser: response.Body,
@@ -154,20 +154,20 @@ func (p *proxy) answered(response *http.Response) error {
 	if json.Unmarshal(payload, &j) == nil {
 		select {
 		case p.jobs <- j:
-		default: // nobody waits for a second one
+		default: // one job is enough
 		}
 	}
 	return nil
 }
 
-// countingBody counts a body as it was before compression.
+// countingBody counts the bytes of a body before compression.
 type countingBody struct {
 	io.ReadCloser
 	traffic    *traffic
 	compressed bool
 	list       bool
 	length     int64
-	tail       [4]byte // the last bytes: where compressed, the length before
+	tail       [4]byte // the last bytes; in gzip, the length before compression
 }
 
 func (b *countingBody) Read(to []byte) (int, error) {
@@ -187,7 +187,7 @@ func (b *countingBody) Read(to []byte) (int, error) {
 	return n, err
 }
 
-// countingListener counts what its connections send to the client.
+// countingListener counts the bytes that its connections send to the client.
 type countingListener struct {
 	net.Listener
 	proxy *proxy

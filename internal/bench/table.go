@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// measurement is what a run came to. What is zero was not measured.
+// measurement holds the figures of one run. Zero means not measured.
 type measurement struct {
 	writing   time.Duration // from the job to the last exit
 	behind    time.Duration // from the last exit to the client's end
@@ -17,7 +17,7 @@ type measurement struct {
 	clientCPU time.Duration
 	serverCPU time.Duration
 
-	// serverForClient is what serverCPU has beside that of the writing alone.
+	// serverForClient is serverCPU without the CPU time of the writes alone.
 	serverForClient time.Duration
 
 	requests [kinds]int64
@@ -29,7 +29,7 @@ type measurement struct {
 	problems []string
 }
 
-// summarize makes a measurement of a client's run.
+// summarize returns the measurement of a client's run.
 func (b *bench) summarize(p *process, end nodesEnd) measurement {
 	t := b.proxy.reset()
 	m := measurement{
@@ -47,12 +47,12 @@ func (b *bench) summarize(p *process, end nodesEnd) measurement {
 	if end.err != nil {
 		m.problems = append(m.problems, "nodes: "+end.err.Error())
 	} else {
-		over := p.report.Returned
-		if over.IsZero() {
-			over = p.exited
+		ended := p.report.Returned
+		if ended.IsZero() {
+			ended = p.exited
 		}
 		m.writing = end.lastExit.Sub(end.started)
-		m.behind = over.Sub(end.lastExit)
+		m.behind = ended.Sub(end.lastExit)
 		if p.report.Exits > 0 {
 			m.seen = p.report.LastExit.Sub(end.lastExit)
 		}
@@ -66,12 +66,12 @@ func (b *bench) summarize(p *process, end nodesEnd) measurement {
 	return m
 }
 
-// A column is a figure of the table.
+// A column is one figure in the table.
 type column struct {
 	name   string
-	value  func(m measurement) float64 // NaN where there is none
+	value  func(m measurement) float64 // NaN if not measured
 	format func(v float64) string
-	ratio  bool // whether clients are compared by it
+	ratio  bool // whether the ratio row has it
 }
 
 var columns = makeColumns()
@@ -89,7 +89,7 @@ func makeColumns() []column {
 		{"last exit seen", of(func(m measurement) time.Duration { return m.seen }), seconds, true},
 		{"client CPU", of(func(m measurement) time.Duration { return m.clientCPU }), seconds, true},
 		{"server CPU", of(func(m measurement) time.Duration { return m.serverCPU }), seconds, true},
-		{"of it for the client", of(func(m measurement) time.Duration { return m.serverForClient }), seconds, true},
+		{"server CPU for client", of(func(m measurement) time.Duration { return m.serverForClient }), seconds, true},
 		{"requests", count(func(m measurement) int64 { return m.total }), integer, true},
 	}
 	for k := range kinds {
@@ -103,12 +103,12 @@ func makeColumns() []column {
 	return append(all,
 		column{"received", count(func(m measurement) int64 { return m.wire }), megabytes, true},
 		column{"uncompressed", count(func(m measurement) int64 { return m.plain }), megabytes, true},
-		column{"of it lists", count(func(m measurement) int64 { return m.listed }), megabytes, true},
+		column{"uncompressed lists", count(func(m measurement) int64 { return m.listed }), megabytes, true},
 		column{"peak memory", count(func(m measurement) int64 { return m.peak }), megabytes, true},
 	)
 }
 
-// known is v, or NaN where that is 0: not measured.
+// known returns v, or NaN for 0, which means not measured.
 func known(v float64) float64 {
 	if v == 0 {
 		return math.NaN()
@@ -124,12 +124,12 @@ func times(v float64) string     { return fmt.Sprintf("%.1f ×", v) }
 // row is a row of the table.
 type row struct {
 	work, client string
-	cells        []string // as columns
+	cells        []string // in the order of columns
 	problems     []string
 }
 
-// makeRows makes the rows of a workload: each client's medians, and how many
-// times as much `consul exec` takes.
+// makeRows returns a workload's rows: each client's medians, and the ratio of
+// `consul exec` to consulexec.
 func makeRows(w work, o options, r results) []row {
 	title := w.title()
 	if o.batch > 1 && !w.Real {
@@ -137,7 +137,7 @@ func makeRows(w work, o options, r results) []row {
 	}
 	r.subtractWriting()
 	var rows []row
-	for _, client := range []string{alone, ours, given, peers} {
+	for _, client := range []string{writesAlone, ownClient, withClient, consulExec} {
 		if len(r[client]) == 0 {
 			continue
 		}
@@ -150,27 +150,27 @@ func makeRows(w work, o options, r results) []row {
 		}
 		rows = append(rows, row)
 	}
-	if len(r[ours]) == 0 || len(r[peers]) == 0 {
+	if len(r[ownClient]) == 0 || len(r[consulExec]) == 0 {
 		return rows
 	}
-	ratios := row{work: title, client: peers + " ÷ " + ours}
+	ratios := row{work: title, client: consulExec + " ÷ " + ownClient}
 	for _, c := range columns {
 		ratio := math.NaN()
 		if c.ratio {
-			ratio = median(r[peers], c.value) / median(r[ours], c.value)
+			ratio = median(r[consulExec], c.value) / median(r[ownClient], c.value)
 		}
 		ratios.cells = append(ratios.cells, cell(ratio, times))
 	}
 	return append(rows, ratios)
 }
 
-// subtractWriting tells what of the server's CPU was for the clients.
+// subtractWriting sets serverForClient in every measurement.
 func (r results) subtractWriting() {
-	writing := median(r[alone], func(m measurement) float64 { return known(m.serverCPU.Seconds()) })
+	writing := median(r[writesAlone], func(m measurement) float64 { return known(m.serverCPU.Seconds()) })
 	if math.IsNaN(writing) {
 		return
 	}
-	for _, client := range []string{ours, given, peers} {
+	for _, client := range []string{ownClient, withClient, consulExec} {
 		for i := range r[client] {
 			m := &r[client][i]
 			m.serverForClient = m.serverCPU - time.Duration(writing*float64(time.Second))
@@ -178,8 +178,8 @@ func (r results) subtractWriting() {
 	}
 }
 
-// median returns the median of what is known of a figure; of an even number, the
-// mean of the two in the middle.
+// median returns the median of a figure's known values, or NaN without any. For
+// an even number it is the mean of the middle two.
 func median(runs []measurement, value func(m measurement) float64) float64 {
 	var known []float64
 	for _, m := range runs {
@@ -202,7 +202,7 @@ func cell(v float64, format func(v float64) string) string {
 	return format(v)
 }
 
-// printTable prints the rows, and below them what was wrong.
+// printTable prints the rows, and then their problems.
 func printTable(to io.Writer, rows []row) {
 	head := []string{"work", "client"}
 	line := []string{"---", "---"}

@@ -9,18 +9,19 @@ import (
 	"time"
 )
 
-// tick is the unit of CPU times in /proc: USER_HZ, which Linux keeps at 100 on
-// every architecture that Go runs on.
+// tick is the unit of CPU times in /proc. Linux has USER_HZ = 100 on every
+// architecture that Go supports.
 const tick = time.Second / 100
 
-// cpuTime returns the CPU time, user and system, that a running process has had,
-// all its threads together. ok is false where the system does not tell.
+// cpuTime returns the user and system CPU time of a running process, for all
+// its threads. ok is false if it is unknown.
 func cpuTime(pid int) (used time.Duration, ok bool) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, false
 	}
-	// After the name in parentheses, which may hold anything, comes field 3.
+	// Field 3 follows the name in parentheses. The name may contain
+	// parentheses.
 	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
 	const user, system = 14 - 3, 15 - 3
 	if len(fields) <= system {
@@ -36,8 +37,8 @@ func cpuTime(pid int) (used time.Duration, ok bool) {
 	return used, true
 }
 
-// peakMemory returns the most memory in bytes that a running process has held.
-// (Rusage would not do: it begins with the memory of the process that forked.)
+// peakMemory returns the peak memory of a running process in bytes. Rusage is
+// no substitute: it includes the memory of the forking process.
 func peakMemory(pid int) (peak int64, ok bool) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {

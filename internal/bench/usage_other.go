@@ -4,8 +4,10 @@ package main
 
 import "time"
 
-// cpuTime would return the CPU time of a running process.
+// cpuTime returns ok = false: only Linux reports the CPU time of a running
+// process.
 func cpuTime(int) (used time.Duration, ok bool) { return 0, false }
 
-// peakMemory would return the most memory that a running process has held.
+// peakMemory returns ok = false: only Linux reports the peak memory of a
+// running process.
 func peakMemory(int) (peak int64, ok bool) { return 0, false }

@@ -10,23 +10,23 @@ import (
 	"time"
 )
 
-// work is what the nodes of a run do. A client process gets it as JSON.
+// work describes what the nodes of a run do. A client process gets it as JSON.
 type work struct {
 	Name   string
 	Nodes  int
 	Chunks int           // per node
 	Size   int           // of a chunk, in bytes
-	Over   time.Duration // over which all writes are spread
-	Life   time.Duration // from a node's first write to its last, at most; 0 means Over
+	Over   time.Duration // duration of all writes
+	Life   time.Duration // longest time from a node's first write to its last; 0 means Over
 
-	// Real has real agents run `uptime` instead of virtual nodes.
+	// Real means that real agents run `uptime`, not virtual nodes.
 	Real bool
 
-	// Slow is how long consulexec's output callback takes for a chunk. Only
-	// consulexec runs then: `consul exec` has no callbacks.
+	// Slow is the duration of consulexec's output callback for each chunk. With
+	// Slow, `consul exec` does not run, since it has no callbacks.
 	Slow time.Duration
 
-	// Undiscovered leaves the nodes out of the catalog.
+	// Undiscovered keeps the nodes out of the catalog.
 	Undiscovered bool
 }
 
@@ -37,11 +37,11 @@ var presets = []work{
 	{Name: "5000x5", Nodes: 5000, Chunks: 5, Size: 1000, Over: 10 * time.Second},
 	{Name: "1x2560", Nodes: 1, Chunks: 2560, Size: 4096, Over: 15 * time.Second},
 	{Name: "10000x1", Nodes: 10000, Chunks: 1, Size: 200, Over: 10 * time.Second},
-	// 100 MB, written three times as fast as the callback takes them.
+	// 100 MB, written three times as fast as the callback reads them.
 	{Name: "slow", Nodes: 10, Chunks: 2560, Size: 4096, Over: 15 * time.Second, Slow: 2 * time.Millisecond},
 }
 
-// custom is the workload whose numbers the flags give.
+// custom is the workload for the flags to override.
 var custom = work{Name: "custom", Nodes: 100, Chunks: 1, Size: 200, Over: 2 * time.Second}
 
 func presetNames() []string {
@@ -52,8 +52,8 @@ func presetNames() []string {
 	return append(names, custom.Name)
 }
 
-// chooseWorks returns the workloads of the names, with what is set in override
-// put in place of their own.
+// chooseWorks returns the named workloads with the non-zero fields of override.
+// Names are comma-separated.
 func chooseWorks(names string, override work) ([]work, error) {
 	if names == "" {
 		names = "all"
@@ -69,7 +69,7 @@ func chooseWorks(names string, override work) ([]work, error) {
 		}
 		i := slices.Index(presetNames(), name)
 		if i < 0 {
-			return nil, fmt.Errorf("-work: no workload %q", name)
+			return nil, fmt.Errorf("-work: unknown workload %q", name)
 		}
 		works = append(works, append(presets, custom)[i])
 	}
@@ -82,8 +82,8 @@ func chooseWorks(names string, override work) ([]work, error) {
 	return works, nil
 }
 
-// with returns the work with what is set in override put in place of its own.
-// The real agents' numbers are fixed.
+// with returns the work with the non-zero fields of override. It does not
+// change work for real agents.
 func (w work) with(override work) work {
 	if w.Real {
 		return w
@@ -99,21 +99,21 @@ func (w work) with(override work) work {
 }
 
 func (w work) check() error {
-	// Consul takes values of 512 KiB, agents write 4 KiB.
+	// Consul accepts values up to 512 KiB. Agents write at most 4 KiB.
 	const maxSize = 512 << 10
 	switch {
 	case w.Nodes < 1 || w.Nodes > 100_000:
-		return fmt.Errorf("-nodes %d: is not in 1 to 100000", w.Nodes)
+		return fmt.Errorf("-nodes %d: must be from 1 to 100000", w.Nodes)
 	case w.Chunks < 0 || w.Chunks > 1<<20:
-		return fmt.Errorf("-chunks %d: is not in 0 to %d", w.Chunks, 1<<20)
+		return fmt.Errorf("-chunks %d: must be from 0 to %d", w.Chunks, 1<<20)
 	case w.Size < 0 || w.Size > maxSize:
-		return fmt.Errorf("-size %d: is not in 0 to %d", w.Size, maxSize)
+		return fmt.Errorf("-size %d: must be from 0 to %d", w.Size, maxSize)
 	case w.Over < 0 || w.Over > time.Hour:
-		return fmt.Errorf("-over %v: is not in 0 to 1h", w.Over)
+		return fmt.Errorf("-over %v: must be from 0 to 1h", w.Over)
 	case w.Life < 0 || w.Life > w.Over:
-		return fmt.Errorf("-life %v: is not in 0 to -over", w.Life)
+		return fmt.Errorf("-life %v: must be from 0 to -over", w.Life)
 	case w.Slow < 0 || w.Slow > time.Second:
-		return fmt.Errorf("-slow %v: is not in 0 to 1s", w.Slow)
+		return fmt.Errorf("-slow %v: must be from 0 to 1s", w.Slow)
 	}
 	return nil
 }
@@ -130,20 +130,20 @@ func (w work) title() string {
 	return s
 }
 
-// limit bounds a client's run: ample for one that needs several times as long as
-// the writing, and than its callbacks.
+// limit bounds a client's run. It allows several times the duration of the
+// writes and of the callbacks.
 func (w work) limit() time.Duration {
 	return 2*time.Minute + 3*(w.Over+time.Duration(w.Nodes*w.Chunks)*w.Slow)
 }
 
-// simNodes is the beginning of the names of virtual nodes.
+// simNodes is the prefix of virtual nodes' names.
 const simNodes = "sim-"
 
 func nodeName(i int) string { return fmt.Sprintf("%s%05d", simNodes, i) }
 
-// schedule returns when a node makes its writes, from the event: the ack, the
-// chunks, the exit. Over all nodes the writes come at about the same rate
-// throughout. It is the same in every run.
+// schedule returns the times of a node's writes after the event: ack, chunks,
+// exit. Over all nodes the rate of writes is about constant. The schedule is
+// the same in every run.
 func (w work) schedule(node int) []time.Duration {
 	rng := rand.New(rand.NewPCG(4, uint64(node)))
 	life := cmp.Or(w.Life, w.Over)
@@ -156,8 +156,8 @@ func (w work) schedule(node int) []time.Duration {
 	return times
 }
 
-// appendChunk appends the n-th chunk of a node's output: a line that begins with
-// the node and the number, and goes on with words that compress as a log does.
+// appendChunk appends the n-th chunk of a node's output. It is one line: the
+// node's name, the number, and words that compress like a log.
 func (w work) appendChunk(to []byte, node string, n int) []byte {
 	start := len(to)
 	to = append(to, node...)
@@ -178,7 +178,7 @@ func (w work) appendChunk(to []byte, node string, n int) []byte {
 	return to
 }
 
-// appendNumber appends n in seven digits: more than a node has chunks.
+// appendNumber appends n in seven digits, enough for any chunk number.
 func appendNumber(to []byte, n int) []byte {
 	for unit := 1_000_000; unit > 0; unit /= 10 {
 		to = append(to, byte('0'+n/unit%10))
@@ -186,7 +186,7 @@ func appendNumber(to []byte, n int) []byte {
 	return to
 }
 
-// words is what the chunks are cut from.
+// words is the text of the chunks.
 var words = func() string {
 	const vocabulary, length = 500, 64 << 10
 	rng := rand.New(rand.NewPCG(4, 0))

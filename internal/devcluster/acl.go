@@ -9,7 +9,8 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-// defaultAgentPolicy is what an agent needs for remote exec: it acks, reports output and exits below this prefix.
+// defaultAgentPolicy lets an agent take part in remote exec: it writes its ack,
+// output and exit below this prefix.
 const defaultAgentPolicy = `key_prefix "_rexec" { policy = "write" }`
 
 // agentRules returns the rules of the agent's own token.
@@ -18,7 +19,8 @@ func agentRules(n Node) string {
 	if rules == "" {
 		rules = defaultAgentPolicy
 	}
-	// Registering itself and its services, and reading the nodes and services of others, as anti-entropy does.
+	// An agent registers its node and services. Anti-entropy reads other nodes
+	// and services.
 	return fmt.Sprintf(`
 		node %q { policy = "write" }
 		node_prefix "" { policy = "read" }
@@ -26,10 +28,13 @@ func agentRules(n Node) string {
 		%s`, n.Name, rules)
 }
 
-// ManagementToken returns the token that may do everything, or "" without ACLs.
+// ManagementToken returns the token with all permissions, or "" without
+// Config.ACL.
 func (c *Cluster) ManagementToken() string { return c.management }
 
-// Token creates an ACL token with the given rules and returns its secret. It is good in every datacenter, at once.
+// Token creates an ACL token with the rules and returns its secret. It waits
+// until every running server of every datacenter knows the token, for at most
+// 90 seconds. Without Config.ACL it returns an error.
 func (c *Cluster) Token(rules string) (secret string, err error) {
 	if c.management == "" {
 		return "", errors.New("devcluster: token: the cluster has no ACLs")
@@ -43,10 +48,11 @@ func (c *Cluster) Token(rules string) (secret string, err error) {
 	return secret, nil
 }
 
-// bootstrapACL creates the agents' own tokens and gives them to the agents.
+// bootstrapACL creates the agents' own tokens and sets them.
 func (c *Cluster) bootstrapACL(ctx context.Context) error {
-	// Agents of one version or another need a moment before they know a management token.
-	err := c.eachAgent(ctx, "ACLs", func(ctx context.Context, a *agent) error {
+	// Agents of some versions need a moment before they accept the management
+	// token.
+	err := c.eachAgent(ctx, "read the management token", func(ctx context.Context, a *agent) error {
 		_, _, err := a.client.ACL().TokenReadSelf(new(api.QueryOptions).WithContext(ctx))
 		return err
 	})
@@ -64,12 +70,13 @@ func (c *Cluster) bootstrapACL(ctx context.Context) error {
 	})
 }
 
-// createToken creates a token with a policy of its own and waits until every server knows both. An agent that meets a
-// token before its server knows it takes it for invalid, and remembers that for acl.token_ttl, 30 seconds.
+// createToken creates a policy and a token, and waits until every running
+// server knows both. If an agent used the token earlier, it would cache "not
+// found" for acl.token_ttl, 30 seconds.
 func (c *Cluster) createToken(ctx context.Context, secret, rules string) error {
 	via := c.runningServer(c.nodes[0].Datacenter)
 	if via == nil {
-		return errors.New("no server of the primary datacenter runs")
+		return errors.New("the primary datacenter has no running server")
 	}
 	write := new(api.WriteOptions).WithContext(ctx)
 	policy, _, err := via.client.ACL().PolicyCreate(&api.ACLPolicy{Name: "devcluster-" + newUUID(), Rules: rules}, write)
@@ -87,7 +94,7 @@ func (c *Cluster) createToken(ctx context.Context, secret, rules string) error {
 		if !a.node.Server || !a.responsive() {
 			return nil
 		}
-		// A stale read is answered by the server asked, from what it has itself.
+		// A server answers a stale read from its own state.
 		stale := (&api.QueryOptions{AllowStale: true}).WithContext(ctx)
 		if _, _, err := a.client.ACL().PolicyRead(policy.ID, stale); err != nil {
 			return err
@@ -97,7 +104,7 @@ func (c *Cluster) createToken(ctx context.Context, secret, rules string) error {
 	})
 }
 
-// newUUID returns a random UUID, the form that Consul asks of tokens.
+// newUUID returns a random UUID. Consul requires tokens to have this form.
 func newUUID() string {
 	var b [16]byte
 	rand.Read(b[:])

@@ -16,17 +16,19 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-// leaveTimeout bounds a graceful leave. Consul's own is leave_drain_time, a second here, and the gossip of the leave.
+// leaveTimeout bounds a graceful leave. A leave takes leave_drain_time, here
+// one second, and the time of its gossip.
 const leaveTimeout = 30 * time.Second
 
-// processEnv is the environment variable by which every process of a cluster is known: its value is the directory of the
-// node. Commands that an agent runs inherit it, whoever has become their parent meanwhile.
+// processEnv marks every process of a cluster: the environment variable's value
+// is the node's directory. An agent's commands inherit it and keep it after
+// their parent dies.
 const processEnv = "CONSULEXEC_DEVCLUSTER"
 
-// errPortTaken reports that an agent could not bind one of its ports.
+// errPortTaken is the error of an agent that could not bind one of its ports.
 var errPortTaken = errors.New("port taken")
 
-// agent is one node's Consul process, over all its restarts.
+// agent is one node's Consul agent. Each restart gives it a new process.
 type agent struct {
 	node   Node
 	binary string
@@ -35,16 +37,16 @@ type agent struct {
 	secret string // the agent's own ACL token; empty without ACLs
 	client *api.Client
 
-	mu     sync.Mutex // guards what follows
-	run    *run       // the process, also one that has ended unasked; nil when none is meant to run
+	mu     sync.Mutex // guards run and paused
+	run    *process   // the current process, even if it ended by itself; nil after kill or leave
 	paused bool
 }
 
-// run is one process of an agent.
-type run struct {
+// process is one process of an agent.
+type process struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when the process has ended
-	err  error         // how it ended; valid once done is closed
+	err  error         // from Wait; valid after done is closed
 }
 
 func newAgent(c *Cluster, node Node) (*agent, error) {
@@ -61,7 +63,7 @@ func newAgent(c *Cluster, node Node) (*agent, error) {
 	}
 	a.client, err = api.NewClient(&api.Config{
 		Address:   a.ports.addr(portHTTP),
-		Scheme:    "http", // whatever CONSUL_HTTP_SSL says
+		Scheme:    "http", // overrides CONSUL_HTTP_SSL
 		Token:     c.management,
 		Transport: c.transport,
 	})
@@ -79,7 +81,7 @@ func (a *agent) start(l *launcher) error {
 	if err != nil {
 		return err
 	}
-	defer log.Close() // the process has its own
+	defer log.Close() // the process has its own descriptor
 
 	cmd := exec.Command(a.binary, "agent",
 		"-config-file="+filepath.Join(a.dir, configFile),
@@ -92,8 +94,8 @@ func (a *agent) start(l *launcher) error {
 	if err := l.start(cmd); err != nil {
 		return fmt.Errorf("start the agent of %s: %w", a.node.Name, err)
 	}
-	r := &run{cmd: cmd, done: make(chan struct{})}
-	go func() { // reaps the process and ends with it
+	r := &process{cmd: cmd, done: make(chan struct{})}
+	go func() { // waits for the process and ends with it
 		r.err = cmd.Wait()
 		close(r.done)
 	}()
@@ -101,14 +103,15 @@ func (a *agent) start(l *launcher) error {
 	return nil
 }
 
-// process returns the process that is meant to run, or nil; it may have ended all the same.
-func (a *agent) process() *run {
+// current returns the agent's current process, or nil. The process may have
+// ended by itself.
+func (a *agent) current() *process {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.run
 }
 
-func (r *run) ended() bool {
+func (r *process) ended() bool {
 	select {
 	case <-r.done:
 		return true
@@ -117,32 +120,32 @@ func (r *run) ended() bool {
 	}
 }
 
-// pid returns the id of the process that runs, or 0.
+// pid returns the ID of the running process, or 0.
 func (a *agent) pid() int {
-	if r := a.process(); r != nil && !r.ended() {
+	if r := a.current(); r != nil && !r.ended() {
 		return r.cmd.Process.Pid
 	}
 	return 0
 }
 
-// responsive tells whether the process runs and is not paused.
+// responsive reports whether the process runs and is not paused.
 func (a *agent) responsive() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.run != nil && !a.run.ended() && !a.paused
 }
 
-// expected tells whether the process is meant to answer: it is neither killed nor stopped nor paused. It may have ended all
-// the same.
+// expected reports whether the agent should answer: it was not killed, stopped
+// or paused. It may have ended by itself.
 func (a *agent) expected() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.run != nil && !a.paused
 }
 
-// kill kills the process, if one runs, and waits for its end.
+// kill kills the process, if any, and waits for its end.
 func (a *agent) kill() error {
-	r := a.process()
+	r := a.current()
 	if r == nil {
 		return nil
 	}
@@ -150,12 +153,12 @@ func (a *agent) kill() error {
 		return err
 	}
 	<-r.done
-	a.gone(r)
+	a.clear(r)
 	return nil
 }
 
-// gone notes that r has ended because it was told to.
-func (a *agent) gone(r *run) {
+// clear removes r as the current process after a requested end.
+func (a *agent) clear(r *process) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.run == r {
@@ -164,20 +167,21 @@ func (a *agent) gone(r *run) {
 }
 
 func (a *agent) leave() error {
-	r := a.process()
+	r := a.current()
 	if r == nil || !a.responsive() {
-		return errors.New("the agent does not run or is paused")
+		return errors.New("the agent is not running or is paused")
 	}
-	// An agent may be gone before it has answered, so the error counts only while it is there.
+	// The agent may end before it answers, so the error counts only if the
+	// agent still runs.
 	err := a.client.Agent().Leave()
 	timeout := time.NewTimer(leaveTimeout)
 	defer timeout.Stop()
 	select {
 	case <-r.done:
-		a.gone(r)
+		a.clear(r)
 		return nil
 	case <-timeout.C:
-		return errors.Join(err, fmt.Errorf("the agent still runs %s after it was told to leave", leaveTimeout))
+		return errors.Join(err, fmt.Errorf("the agent still runs %s after the request to leave", leaveTimeout))
 	}
 }
 
@@ -185,7 +189,7 @@ func (a *agent) pause(pause bool) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.run == nil || a.run.ended() {
-		return errors.New("the agent does not run")
+		return errors.New("the agent is not running")
 	}
 	process := a.run.cmd.Process
 	if err := signalPause(process, pause); err != nil {
@@ -195,22 +199,24 @@ func (a *agent) pause(pause bool) error {
 	if !pause {
 		return nil
 	}
-	// The signal is only the request: a thread that is running stops when it next enters the kernel.
+	// The signal takes effect later: a running thread stops when it next enters
+	// the kernel.
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	return poll(ctx, func() error {
 		if !frozen(process.Pid) {
-			return errors.New("not all of its threads have stopped")
+			return errors.New("not all threads have stopped")
 		}
 		return nil
 	})
 }
 
-// exited returns an error when the process has ended unasked, which wraps errPortTaken when that was the reason.
+// exited returns an error if the process has ended by itself, or if there is
+// none. The error wraps errPortTaken if the agent could not bind a port.
 func (a *agent) exited() error {
-	r := a.process()
+	r := a.current()
 	if r == nil {
-		return errors.New("the agent was ended")
+		return errors.New("the agent was killed or stopped")
 	}
 	if !r.ended() {
 		return nil
@@ -226,7 +232,7 @@ func (a *agent) exited() error {
 	return fmt.Errorf("the agent has ended: %v", r.err)
 }
 
-// status says in a word or two what the process does.
+// status describes the state of the process for Logs.
 func (a *agent) status() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -244,7 +250,8 @@ func (a *agent) status() string {
 
 func (a *agent) logPath() string { return filepath.Join(a.dir, "agent.log") }
 
-// logTail returns the last lines of the log. What there is to say about a failure is in the last few kilobytes.
+// logTail returns the last lines of the log, at most 4 KiB. An agent logs the
+// reason of a failure last.
 func (a *agent) logTail() string {
 	const size = 4096
 	f, err := os.Open(a.logPath())

@@ -15,31 +15,35 @@ import (
 	"sync"
 )
 
-// DefaultVersion is the Consul that is built when nothing else is asked for and none is installed.
+// DefaultVersion is the Consul version that Binary builds if none is requested
+// or installed.
 const DefaultVersion = "1.22.7"
 
-// module is the root of the module that this package is part of.
+// module is the path of this package's module.
 const module = "github.com/consulexec/consulexec"
 
 // consulPackage is Consul's main package.
 const consulPackage = "github.com/hashicorp/consul"
 
-// Binary returns the path of a Consul binary, the first that there is of:
+// Binary returns the absolute path of a Consul binary, from the first source
+// that applies:
 //
-//   - $CONSUL_BINARY, a path
-//   - $CONSUL_VERSION, such as "1.8.7", built from the module in tools/consul for it
+//   - $CONSUL_BINARY, a path or a name on the PATH
+//   - $CONSUL_VERSION, such as "1.8.7", built from its module below tools/consul
 //   - "consul" on the PATH
 //   - [DefaultVersion], built
 //
-// A build happens once: the binary is kept in the user's cache directory (os.UserCacheDir), under consulexec. It takes some
-// minutes, and a line on standard error says so. Processes that want the same binary at the same time wait for one build.
+// A built binary is cached in os.UserCacheDir, below consulexec. A build takes
+// some minutes; a line on standard error says so. Processes that need the same
+// binary wait for one build. When ctx ends, Binary stops waiting or building
+// and returns its cause.
 func Binary(ctx context.Context) (string, error) {
 	if path := os.Getenv("CONSUL_BINARY"); path != "" {
 		path, err := exec.LookPath(path)
 		if err != nil {
 			return "", fmt.Errorf("CONSUL_BINARY: %w", err)
 		}
-		return filepath.Abs(path) // agents run in directories of their own
+		return filepath.Abs(path) // each agent runs in its own directory
 	}
 	version := strings.TrimPrefix(os.Getenv("CONSUL_VERSION"), "v")
 	if version == "" {
@@ -53,12 +57,13 @@ func Binary(ctx context.Context) (string, error) {
 	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
-		return "", fmt.Errorf("nowhere to keep a Consul binary, set CONSUL_BINARY: %w", err)
+		return "", fmt.Errorf("no cache directory for a Consul binary, set CONSUL_BINARY: %w", err)
 	}
 	return cachedBinary(ctx, filepath.Join(cache, "consulexec"), version, buildConsul)
 }
 
-// cachedBinary returns the binary of the version in the cache directory. When it is not there, build makes it.
+// cachedBinary returns the path of the version's binary in the cache directory.
+// It calls build if the binary is missing.
 func cachedBinary(ctx context.Context, cache, version string, build func(ctx context.Context, version, output string) error) (string, error) {
 	name := "consul-" + version
 	if runtime.GOOS == "windows" {
@@ -73,17 +78,18 @@ func cachedBinary(ctx context.Context, cache, version string, build func(ctx con
 		return "", err
 	}
 	l, err := lock(ctx, path+".lock", func() {
-		fmt.Fprintf(os.Stderr, "devcluster: waiting for another process that builds Consul %s\n", version)
+		fmt.Fprintf(os.Stderr, "devcluster: another process is building Consul %s, waiting for it\n", version)
 	})
 	if err != nil {
 		return "", fmt.Errorf("wait for the build of Consul %s: %w", version, err)
 	}
 	defer l.unlock()
 	if _, err := os.Stat(path); err == nil {
-		return path, nil // built while this process waited
+		return path, nil // another process built it meanwhile
 	}
 
-	// Only the holder of the lock builds, so whatever lies there was left by one that died.
+	// Only the lock's holder builds, so an existing build directory belongs to
+	// a dead process.
 	prefix := "build-" + version + "-"
 	if stale, err := filepath.Glob(filepath.Join(cache, prefix+"*")); err == nil {
 		for _, dir := range stale {
@@ -111,9 +117,9 @@ func buildConsul(ctx context.Context, version, output string) error {
 		source = filepath.Join(source, version)
 	}
 	if _, err := os.Stat(filepath.Join(source, "go.mod")); err != nil {
-		return fmt.Errorf("there is no module that builds this version: %w", err)
+		return fmt.Errorf("no module builds this version: %w", err)
 	}
-	fmt.Fprintf(os.Stderr, "devcluster: building Consul %s, which happens once and takes up to 4 minutes on 2 cores\n", version)
+	fmt.Fprintf(os.Stderr, "devcluster: building Consul %s once, which takes up to 4 minutes on 2 cores\n", version)
 
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", output, consulPackage)
 	cmd.Dir = source
@@ -130,7 +136,8 @@ func buildConsul(ctx context.Context, version, output string) error {
 	return nil
 }
 
-// buildEnv keeps the settings of the build that is under way, such as a test's, from that of Consul.
+// buildEnv returns variables that keep the settings of the current build, such
+// as a test's, out of Consul's.
 func buildEnv() []string {
 	env := []string{
 		"CGO_ENABLED=0",
@@ -139,16 +146,18 @@ func buildEnv() []string {
 		"GOFLAGS=-mod=readonly",
 		"GOWORK=off",
 	}
-	// A release named to test this library with may be older than Consul asks for.
+	// GOTOOLCHAIN may name a Go release for this library's tests that is too
+	// old for Consul.
 	if strings.HasPrefix(os.Getenv("GOTOOLCHAIN"), "go") {
 		env = append(env, "GOTOOLCHAIN=auto")
 	}
 	return env
 }
 
-// toolsDir returns the directory of tools/consul, beside this package's source or in the module that the program is run in.
+// toolsDir returns the path of tools/consul. It looks beside this package's
+// source and then asks the go command for the module's directory.
 func toolsDir(ctx context.Context) (string, error) {
-	if _, file, _, ok := runtime.Caller(0); ok { // not a file's path when built with -trimpath
+	if _, file, _, ok := runtime.Caller(0); ok { // with -trimpath, file is not a path on disk
 		if dir, ok := toolsIn(filepath.Join(filepath.Dir(file), "..", "..")); ok {
 			return dir, nil
 		}
@@ -159,7 +168,7 @@ func toolsDir(ctx context.Context) (string, error) {
 			return dir, nil
 		}
 	}
-	return "", errors.New("the source of " + module + ", whose tools/consul builds it, is not here: " +
+	return "", errors.New("no source of " + module + " found to build Consul from: " +
 		"install Consul, or set CONSUL_BINARY to one, or run from a checkout")
 }
 
@@ -169,7 +178,7 @@ func toolsIn(root string) (dir string, ok bool) {
 	return dir, filepath.IsAbs(root) && err == nil
 }
 
-// version is a Consul version, as far as it matters to the configuration.
+// version is the part of a Consul version that affects the configuration.
 type version struct{ major, minor int }
 
 func (v version) atLeast(major, minor int) bool {
@@ -188,10 +197,10 @@ func parseVersion(s string) (version, error) {
 	return version{major, minor}, nil
 }
 
-// versions holds what binaryVersion has found, by path.
+// versions caches the results of binaryVersion by path.
 var versions sync.Map
 
-// binaryVersion asks the binary for its version.
+// binaryVersion runs the binary to get its version.
 func binaryVersion(ctx context.Context, path string) (version, error) {
 	if v, ok := versions.Load(path); ok {
 		return v.(version), nil
@@ -203,7 +212,7 @@ func binaryVersion(ctx context.Context, path string) (version, error) {
 	line, _, _ := strings.Cut(string(out), "\n") // "Consul v1.22.7"
 	text, ok := strings.CutPrefix(line, "Consul ")
 	if !ok {
-		return version{}, fmt.Errorf("%s version: %q is not what Consul says", path, line)
+		return version{}, fmt.Errorf("%s version: output %q is not Consul's", path, line)
 	}
 	v, err := parseVersion(strings.TrimSpace(text))
 	if err != nil {

@@ -13,7 +13,8 @@ import (
 	"testing"
 )
 
-// setCache points os.UserCacheDir to an empty directory and returns the one that binaries are kept in.
+// setCache makes os.UserCacheDir an empty directory and returns the path of the
+// binary cache below it.
 func setCache(t *testing.T) string {
 	t.Helper()
 	home := t.TempDir()
@@ -58,11 +59,11 @@ func TestBinary(t *testing.T) {
 		wantErr                     string
 	}{
 		{name: "CONSUL_BINARY", binary: onPath, version: "1.8.7", want: onPath},
-		{name: "CONSUL_BINARY that is missing", binary: "/no/such/consul", wantErr: "/no/such/consul"},
+		{name: "missing CONSUL_BINARY", binary: "/no/such/consul", wantErr: "/no/such/consul"},
 		{name: "CONSUL_VERSION", version: "1.8.7", path: filepath.Dir(onPath), want: cached("1.8.7")},
 		{name: "CONSUL_VERSION with a v", version: "v1.8.7", want: cached("1.8.7")},
-		{name: "CONSUL_VERSION that is none", version: "newest", wantErr: `"newest" is not a version`},
-		{name: "CONSUL_VERSION that climbs", version: "1.8.7/../x", wantErr: `is not a version`},
+		{name: "invalid CONSUL_VERSION", version: "newest", wantErr: `"newest" is not a version`},
+		{name: "CONSUL_VERSION with a path", version: "1.8.7/../x", wantErr: `is not a version`},
 		{name: "PATH", path: filepath.Dir(onPath), want: onPath},
 		{name: "cache", path: t.TempDir(), want: cached(DefaultVersion)},
 	} {
@@ -75,7 +76,7 @@ func TestBinary(t *testing.T) {
 			got, err := Binary(t.Context())
 			if tt.wantErr != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.wantErr) {
-					t.Fatalf("the error is %v, want %q in it", err, tt.wantErr)
+					t.Fatalf("error is %v, want one with %q", err, tt.wantErr)
 				}
 				return
 			}
@@ -137,7 +138,7 @@ func TestFailedBuildLeavesNothing(t *testing.T) {
 	}
 	for _, e := range entries {
 		if !strings.HasSuffix(e.Name(), ".lock") {
-			t.Errorf("%s is left", e.Name())
+			t.Errorf("%s still exists", e.Name())
 		}
 	}
 }
@@ -152,14 +153,15 @@ func TestWaitForBuildEndsWithContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err = cachedBinary(ctx, cache, "1.2.3", func(context.Context, string, string) error {
-		return errors.New("built while another builds")
+		return errors.New("built although another process builds")
 	})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("the error is %v", err)
 	}
 }
 
-// TestToolsModules proves that the modules build the versions that they are named for.
+// TestToolsModules checks that each module below tools/consul builds the
+// version in its name.
 func TestToolsModules(t *testing.T) {
 	dir, err := toolsDir(t.Context())
 	if err != nil {
@@ -199,7 +201,7 @@ func TestParseVersion(t *testing.T) {
 		want bool
 	}{{version{1, 13}, false}, {version{1, 14}, true}, {version{2, 0}, true}, {version{0, 20}, false}} {
 		if got := v.v.atLeast(1, 14); got != v.want {
-			t.Errorf("%v at least 1.14 is %t", v.v, got)
+			t.Errorf("%v at least 1.14: %t, want %t", v.v, got, v.want)
 		}
 	}
 }

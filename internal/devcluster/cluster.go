@@ -1,15 +1,18 @@
-// Package devcluster starts real Consul agents on this machine, for tests and examples.
+// Package devcluster runs clusters of real Consul agents on this machine, for
+// tests and examples.
 //
 //	cluster, err := devcluster.New(ctx, devcluster.Config{Nodes: devcluster.Nodes(3, 2)})
 //	if err != nil { ... }
 //	defer cluster.Close()
 //	client := cluster.Client("client-1")
 //
-// A test uses [Start] instead, which fails the test on an error and closes the cluster when the test ends.
+// In a test, use [Start]: it fails the test on an error and closes the cluster
+// when the test ends.
 //
-// Every agent is a process of its own, binds 127.0.0.1 on ports of its own and speaks plain HTTP, Serf and Raft over
-// loopback. Many clusters, of one process or of many, run side by side. Set CONSUL_BINARY or CONSUL_VERSION to choose the
-// Consul that runs; see [Binary].
+// Every agent is a separate process with its own ports on 127.0.0.1. Agents
+// speak plain HTTP, Serf and Raft over loopback. Several clusters can run at
+// once, in one process or in many. Set CONSUL_BINARY or CONSUL_VERSION to
+// choose the Consul binary; see [Binary].
 package devcluster
 
 import (
@@ -28,64 +31,76 @@ import (
 )
 
 const (
-	// readyTimeout bounds the wait for a cluster or a restarted node. An idle machine needs two to five seconds; one that
-	// builds and tests on every core needs many times that.
+	// readyTimeout bounds the wait for a cluster or a restarted node. An idle
+	// machine needs two to five seconds, a fully loaded one many times as long.
 	readyTimeout = 90 * time.Second
 
-	// portAttempts is how often a cluster is started anew because a port that was free a moment ago no longer is.
+	// portAttempts bounds the attempts to start a cluster when another program
+	// takes a port that was just free.
 	portAttempts = 4
 )
 
-// Config says which agents to start.
+// Config configures a cluster.
 type Config struct {
-	// Nodes are the agents. Every datacenter among them needs at least one server; an odd number is usual.
+	// Nodes are the cluster's agents. Every datacenter needs at least one
+	// server; an odd number is usual.
 	Nodes []Node
 
-	// ACL turns access control on: whatever is not allowed is denied. [Cluster.Client] then uses the management token, and
-	// each agent gets a token of its own; see [Node.AgentPolicy].
+	// ACL turns access control on, with deny as the default policy.
+	// [Cluster.Client] then uses the management token. Each agent gets its own
+	// token; see [Node.AgentPolicy].
 	ACL bool
 }
 
-// Node is one agent.
+// Node configures one agent.
 type Node struct {
-	// Name is unique in the cluster, across its datacenters.
+	// Name is the node's name, unique across all datacenters. It must be valid
+	// as a directory name.
 	Name string
 
-	// Datacenter defaults to "dc1". Datacenters are joined over WAN; that of the first node is the primary one.
+	// Datacenter defaults to "dc1". Datacenters are joined over WAN. The first
+	// node's datacenter is the primary one.
 	Datacenter string
 
 	// Server makes the agent a server instead of a client.
 	Server bool
 
-	// ExecDisabled leaves remote exec off, as Consul does by default since 0.8. The others have it on.
+	// ExecDisabled leaves remote exec off, as Consul does by default since 0.8.
+	// By default this package turns it on.
 	ExecDisabled bool
 
-	// Services are registered with the agent, without checks.
+	// Services are the services registered with the agent. They have no health
+	// checks.
 	Services []Service
 
-	// AgentPolicy holds the ACL rules of the agent's own token, beside those that it needs to register itself and its
-	// services. The default lets the agent write below "_rexec", without which it neither acks nor runs anything; so
-	// `key_prefix "_rexec" { policy = "deny" }` is an agent that lacks it. Without ACLs it has no meaning.
+	// AgentPolicy holds ACL rules for the agent's own token, added to the rules
+	// that register the node and its services. The default allows writes below
+	// "_rexec". Without that permission an agent neither acks nor runs a job:
+	// to test that, set `key_prefix "_rexec" { policy = "deny" }`. Without
+	// Config.ACL, AgentPolicy has no effect.
 	AgentPolicy string
 
-	// Config is further agent configuration, in HCL or JSON; it overrides what this package sets.
+	// Config is additional agent configuration in HCL or JSON. It overrides
+	// this package's settings.
 	Config string
 }
 
-// Service is a service of an agent. ID defaults to Name and Name to ID.
+// Service is a service of one agent. ID defaults to Name, and Name to ID. One
+// of them is required.
 type Service struct {
 	ID   string
 	Name string
 	Tags []string
 }
 
-// Nodes returns the nodes of a plain datacenter, "server-1" to "server-<servers>" and "client-1" to "client-<clients>",
-// for the caller to use as they are or to adapt.
+// Nodes returns nodes for the datacenter dc1, named "server-1", "server-2", ...
+// and "client-1", "client-2", .... The caller may change them.
 func Nodes(servers, clients int) []Node {
 	return nodes("", "", servers, clients)
 }
 
-// NodesIn is [Nodes] in the datacenter, whose name precedes those of the nodes: "dc2-server-1".
+// NodesIn returns nodes as [Nodes] does, in the given datacenter. Its name
+// prefixes the nodes' names: "dc2-server-1".
 func NodesIn(datacenter string, servers, clients int) []Node {
 	return nodes(datacenter, datacenter+"-", servers, clients)
 }
@@ -101,7 +116,8 @@ func nodes(datacenter, prefix string, servers, clients int) []Node {
 	return nodes
 }
 
-// withDefaults returns the nodes as they will run, or an error that tells everything that is wrong with them.
+// withDefaults returns the nodes with defaults filled in, or an error that
+// lists every mistake.
 func (cfg Config) withDefaults() ([]Node, error) {
 	var (
 		nodes   = slices.Clone(cfg.Nodes)
@@ -110,7 +126,7 @@ func (cfg Config) withDefaults() ([]Node, error) {
 		errs    []error
 	)
 	if len(nodes) == 0 {
-		errs = append(errs, errors.New("a cluster without nodes"))
+		errs = append(errs, errors.New("the cluster has no nodes"))
 	}
 	for i := range nodes {
 		n := &nodes[i]
@@ -118,10 +134,10 @@ func (cfg Config) withDefaults() ([]Node, error) {
 			errs = append(errs, fmt.Errorf("node %d has no name", i))
 		}
 		if n.Name != filepath.Base(n.Name) {
-			errs = append(errs, fmt.Errorf("node name %q cannot name a directory", n.Name))
+			errs = append(errs, fmt.Errorf("node name %q is not a valid directory name", n.Name))
 		}
 		if names[n.Name] {
-			errs = append(errs, fmt.Errorf("node %q is there twice", n.Name))
+			errs = append(errs, fmt.Errorf("duplicate node name %q", n.Name))
 		}
 		names[n.Name] = true
 
@@ -148,22 +164,23 @@ func (cfg Config) withDefaults() ([]Node, error) {
 	for _, n := range nodes {
 		if servers[n.Datacenter] == 0 {
 			errs = append(errs, fmt.Errorf("datacenter %q has no server", n.Datacenter))
-			servers[n.Datacenter] = -1 // said once
+			servers[n.Datacenter] = -1 // report each datacenter once
 		}
 	}
 	return nodes, errors.Join(errs...)
 }
 
-// Cluster is a running cluster. Its methods may be called from any goroutine; after Close, only Close and Processes.
+// Cluster is a running cluster. Its methods are safe for concurrent use. After
+// Close, only Close and Processes may be called.
 //
-// A method that takes a node's name panics when there is no such node: that is a mistake in the program, not a state of
-// the cluster.
+// A method with a node's name as its argument panics if the cluster has no such
+// node: that is a mistake in the program.
 type Cluster struct {
 	binary     string
 	dir        string
-	lock       *fileLock // held as long as dir is in use
+	lock       *fileLock // held while dir is in use
 	nodes      []Node
-	agents     []*agent // as nodes
+	agents     []*agent // in the order of nodes
 	management string   // the management token; empty without ACLs
 	launcher   *launcher
 	transport  *http.Transport
@@ -172,12 +189,16 @@ type Cluster struct {
 	closeErr error
 }
 
-// New starts the agents and waits until the cluster is ready for work: every datacenter has a leader; every agent sees all
-// the others of its datacenter; every node is in the catalog, passing, with its services; and through every agent sessions
-// can be created, keys be written, and the keys of the other datacenters be read.
+// New starts the agents and waits until the cluster is ready. Then every
+// datacenter has a leader. Every agent's gossip knows all nodes of its
+// datacenter. Every node is in the catalog with its services, and its
+// serfHealth check passes. Every agent can create sessions, write keys, and
+// read keys in the other datacenters.
 //
-// When ctx ends first, or the cluster is not ready in time, the error says what was missing and holds the agents' last log
-// lines, and nothing keeps running. After New has returned, ctx has no effect.
+// If ctx ends first, or the cluster is not ready after 90 seconds, New returns
+// an error and leaves no process running. The error says what is missing and
+// holds the agents' last log lines; if the caller canceled ctx, it is only the
+// cause. After New has returned, ctx has no effect.
 func New(ctx context.Context, cfg Config) (*Cluster, error) {
 	nodes, err := cfg.withDefaults()
 	if err != nil {
@@ -216,7 +237,7 @@ func start(ctx context.Context, binary string, version version, nodes []Node, ac
 	defer func() {
 		if err != nil {
 			if errors.Is(ctx.Err(), context.Canceled) {
-				err = context.Cause(ctx) // the caller gave up: the logs are of no interest
+				err = context.Cause(ctx) // the caller gave up and needs no logs
 			} else {
 				err = fmt.Errorf("%w\n%s", err, c.Logs())
 			}
@@ -255,12 +276,13 @@ func start(ctx context.Context, binary string, version version, nodes []Node, ac
 	return c, c.waitReady(ctx)
 }
 
-// Close ends every process of the cluster, the agents and whatever they have started, and removes their directories.
-// Outside Linux, a command that an agent runs by remote exec is left to end by itself. Further calls return what the
-// first did.
+// Close kills the agents and all processes started by them, and removes the
+// cluster's directories. On systems other than Linux, commands of remote exec
+// run on. Later calls return the first call's result.
 //
-// A program that dies without Close takes its agents along on Linux, but not their commands; the next New on the machine
-// ends those and removes the directories.
+// If a program dies without Close, Linux kills its agents, but not their
+// commands. A later New on the machine kills the commands and removes the
+// directories.
 func (c *Cluster) Close() error {
 	c.closing.Do(func() {
 		var errs []error
@@ -285,7 +307,7 @@ func (c *Cluster) Close() error {
 	return c.closeErr
 }
 
-// Nodes returns the names of the nodes, in the order of the Config.
+// Nodes returns the nodes' names in the order of Config.Nodes.
 func (c *Cluster) Nodes() []string {
 	var names []string
 	for _, n := range c.nodes {
@@ -294,18 +316,20 @@ func (c *Cluster) Nodes() []string {
 	return names
 }
 
-// Address returns the host and port of the node's HTTP API. It stays the same over restarts.
+// Address returns the host and port of the node's HTTP API. A restart does not
+// change it.
 func (c *Cluster) Address(node string) string {
 	return c.agent(node).ports.addr(portHTTP)
 }
 
-// Client returns a client of the node's HTTP API. With ACLs on it uses the management token.
+// Client returns a client for the node's HTTP API. With Config.ACL it uses the
+// management token.
 func (c *Cluster) Client(node string) *api.Client {
 	return c.agent(node).client
 }
 
-// Leader returns the name of the leader of the datacenter, "" being the primary one. It waits for an election that is
-// under way.
+// Leader returns the name of the datacenter's leader. An empty name means the
+// primary datacenter. Leader waits up to 90 seconds for a running election.
 func (c *Cluster) Leader(datacenter string) (string, error) {
 	if datacenter == "" {
 		datacenter = c.nodes[0].Datacenter
@@ -324,14 +348,14 @@ func (c *Cluster) Leader(datacenter string) (string, error) {
 				continue
 			}
 			for _, l := range c.agents {
-				// A follower names a leader that has died until the election is over.
+				// A follower still names a dead leader until the election ends.
 				if l.ports.addr(portServer) == addr && l.responsive() {
 					leader = l.node.Name
 					return nil
 				}
 			}
 		}
-		return errors.New("no running server knows one that runs")
+		return errors.New("no running server names a running leader")
 	})
 	if err != nil {
 		return "", fmt.Errorf("devcluster: leader of %s: %w", datacenter, err)
@@ -339,8 +363,9 @@ func (c *Cluster) Leader(datacenter string) (string, error) {
 	return leader, nil
 }
 
-// Kill ends the node's agent at once, as a crash does (SIGKILL), and waits until it is gone. The commands that it runs by
-// remote exec run on. The other nodes find out after some seconds. Killing an agent that does not run does nothing.
+// Kill kills the node's agent (SIGKILL), as a crash does, and waits for the
+// process to end. Its remote exec commands run on. The other nodes detect the
+// failure after some seconds. Kill does nothing if the agent does not run.
 func (c *Cluster) Kill(node string) error {
 	if err := c.agent(node).kill(); err != nil {
 		return fmt.Errorf("devcluster: kill %s: %w", node, err)
@@ -348,29 +373,32 @@ func (c *Cluster) Kill(node string) error {
 	return nil
 }
 
-// Stop makes the node leave the cluster and its agent end, as "consul leave" does, and waits until both are gone: the
-// process and the node in the catalog. A server that has left is no longer a Raft peer. It takes some five seconds, for a server ten:
-// Serf waits for the news to spread, in each of its pools.
+// Stop makes the node leave the cluster, as "consul leave" does. It waits until
+// the process has ended and the node is no longer in the catalog. A server that
+// leaves is no longer a Raft peer. Stop takes about five seconds, or ten for a
+// server: Serf waits in each of its pools for the leave to spread.
 func (c *Cluster) Stop(node string) error {
 	a := c.agent(node)
 	if err := a.leave(); err != nil {
 		return fmt.Errorf("devcluster: stop %s: %w", node, err)
 	}
-	if err := c.forget(a); err != nil {
+	if err := c.awaitDeregistered(a); err != nil {
 		return fmt.Errorf("devcluster: stop %s: %w", node, err)
 	}
 	return nil
 }
 
-// forget waits until the catalog no longer has the node that has left. An agent that leaves within seconds of its start may
-// register itself once more on its way out, and then stays for a minute, until the leader compares the catalog with gossip.
-func (c *Cluster) forget(a *agent) error {
+// awaitDeregistered waits until the catalog no longer has the node, and
+// deregisters it if necessary. An agent that leaves within seconds of its start
+// may register itself again while it ends. It would then stay in the catalog
+// for a minute, until the leader reconciles the catalog with gossip.
+func (c *Cluster) awaitDeregistered(a *agent) error {
 	ctx, cancel := context.WithTimeout(context.Background(), readyTimeout)
 	defer cancel()
 	return poll(ctx, func() error {
 		via := c.runningServer(a.node.Datacenter)
 		if via == nil {
-			return nil // nobody is left to ask
+			return nil // no server is left that could answer
 		}
 		node, _, err := via.client.Catalog().Node(a.node.Name, new(api.QueryOptions).WithContext(ctx))
 		if err != nil || node == nil {
@@ -384,9 +412,10 @@ func (c *Cluster) forget(a *agent) error {
 	})
 }
 
-// Restart starts the agents of the nodes again, with their data and on their ports, and waits until every node of the
-// cluster that runs and is not paused is ready as New has it; so nodes that only together make a quorum must be restarted by one call. An agent
-// that still runs is killed before.
+// Restart restarts the nodes' agents with their data and ports. It kills an
+// agent that still runs. Then it waits until every agent that runs and is not
+// paused is ready, as New does. If several servers must start to reach a
+// quorum, restart them in one call.
 func (c *Cluster) Restart(nodes ...string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), readyTimeout)
 	defer cancel()
@@ -406,8 +435,8 @@ func (c *Cluster) Restart(nodes ...string) error {
 	return nil
 }
 
-// Pause freezes the node's agent (SIGSTOP), until Resume: its connections stay open and nobody answers. On Windows it
-// returns an error.
+// Pause stops the node's agent (SIGSTOP) until Resume. Its connections stay
+// open, but it does not answer. On Windows Pause returns an error.
 func (c *Cluster) Pause(node string) error {
 	if err := c.agent(node).pause(true); err != nil {
 		return fmt.Errorf("devcluster: pause %s: %w", node, err)
@@ -415,7 +444,7 @@ func (c *Cluster) Pause(node string) error {
 	return nil
 }
 
-// Resume lets a paused agent go on (SIGCONT).
+// Resume continues a paused agent (SIGCONT).
 func (c *Cluster) Resume(node string) error {
 	if err := c.agent(node).pause(false); err != nil {
 		return fmt.Errorf("devcluster: resume %s: %w", node, err)
@@ -423,16 +452,17 @@ func (c *Cluster) Resume(node string) error {
 	return nil
 }
 
-// Process is a process that the cluster has started.
+// Process is a running process of a cluster.
 type Process struct {
 	PID   int
-	Node  string   // the node whose agent it is, or whose agent has started it
-	Agent bool     // whether it is the agent, not a command that the agent runs
-	Args  []string // the command line; on Linux only
+	Node  string   // the node of the agent, or of the agent that started it
+	Agent bool     // true for an agent, false for a process started by it
+	Args  []string // the command line; only on Linux
 }
 
-// Processes returns the processes of the cluster that still run: the agents and, on Linux, all that they have started,
-// also that which has outlived its agent. After Close there are none.
+// Processes returns the cluster's running processes: the agents and, on Linux,
+// every process started by them, even if its agent has ended. After Close there
+// are none.
 func (c *Cluster) Processes() ([]Process, error) {
 	var processes []Process
 	agents := map[int]bool{}
@@ -455,7 +485,8 @@ func (c *Cluster) Processes() ([]Process, error) {
 	return processes, nil
 }
 
-// Logs returns the last log lines of every agent.
+// Logs returns the last log lines of every agent, at most 4 KiB each. It must
+// not be called after Close.
 func (c *Cluster) Logs() string {
 	var b strings.Builder
 	for _, a := range c.agents {
@@ -464,7 +495,7 @@ func (c *Cluster) Logs() string {
 	return b.String()
 }
 
-// runningServer returns a server of the datacenter that runs, or nil.
+// runningServer returns a running server of the datacenter, or nil.
 func (c *Cluster) runningServer(datacenter string) *agent {
 	for _, a := range c.agents {
 		if a.node.Server && a.node.Datacenter == datacenter && a.responsive() {
@@ -480,5 +511,5 @@ func (c *Cluster) agent(node string) *agent {
 			return a
 		}
 	}
-	panic(fmt.Sprintf("devcluster: no node %q in the cluster of %s", node, strings.Join(c.Nodes(), ", ")))
+	panic(fmt.Sprintf("devcluster: no node %q; the cluster has %s", node, strings.Join(c.Nodes(), ", ")))
 }

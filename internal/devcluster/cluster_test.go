@@ -19,14 +19,14 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-// startReal is Start in a test that -short leaves out.
+// startReal calls Start in a test that -short skips.
 func startReal(t *testing.T, cfg Config) *Cluster {
 	t.Helper()
 	needsConsul(t)
 	return Start(t, cfg)
 }
 
-// needsConsul leaves the test out under -short, and lets it run beside the others.
+// needsConsul skips the test under -short and makes it parallel.
 func needsConsul(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
@@ -45,7 +45,8 @@ func eventually(t *testing.T, what string, f func() error) {
 	}
 }
 
-// health returns the status of the node's serfHealth check, as another node's agent sees it.
+// health asks another node's agent for the status of the node's serfHealth
+// check.
 func health(c *Cluster, node, via string) (string, error) {
 	checks, _, err := c.Client(via).Health().Node(node, nil)
 	if err != nil {
@@ -88,11 +89,11 @@ func TestCluster(t *testing.T) {
 		t.Errorf("service db is %+v", s)
 	}
 
-	// A killed client turns critical, keeps its services, and comes back.
+	// A killed client becomes critical and passes again after a restart.
 	if err := c.Kill("client-2"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "client-2 turns critical", func() error {
+	eventually(t, "wait for client-2 to become critical", func() error {
 		if status, err := health(c, "client-2", "server-1"); status != api.HealthCritical {
 			return fmt.Errorf("status %q, %v", status, err)
 		}
@@ -109,7 +110,7 @@ func TestCluster(t *testing.T) {
 		t.Errorf("client-2 moved from %s to %s", address, c.Address("client-2"))
 	}
 
-	// A killed leader is followed by another, and keys outlive it.
+	// Another server replaces a killed leader, and keys survive.
 	leader, err := c.Leader("")
 	if err != nil {
 		t.Fatal(err)
@@ -125,7 +126,7 @@ func TestCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	if next == leader {
-		t.Errorf("%s leads after it was killed", leader)
+		t.Errorf("%s is still the leader after it was killed", leader)
 	}
 	if err := c.Restart(leader); err != nil {
 		t.Fatal(err)
@@ -141,15 +142,15 @@ func TestStopLeaves(t *testing.T) {
 	if err := c.Stop("client-1"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "client-1 leaves the catalog", func() error {
+	eventually(t, "wait for client-1 to leave the catalog", func() error {
 		node, _, err := c.Client("server-1").Catalog().Node("client-1", nil)
 		if err == nil && node != nil {
-			err = errors.New("it is still there")
+			err = errors.New("the node is still in the catalog")
 		}
 		return err
 	})
 	if err := c.Stop("client-1"); err == nil {
-		t.Error("a stopped agent was stopped again")
+		t.Error("Stop of a stopped agent: no error")
 	}
 	if err := c.Restart("client-1"); err != nil {
 		t.Fatal(err)
@@ -160,9 +161,9 @@ func TestPause(t *testing.T) {
 	c := startReal(t, Config{Nodes: Nodes(1, 0)})
 	if runtime.GOOS == "windows" {
 		if err := c.Pause("server-1"); err == nil {
-			t.Error("no error")
+			t.Error("Pause on Windows: no error")
 		}
-		return
+		t.Skip("Windows cannot pause a process")
 	}
 	get := func(timeout time.Duration) error {
 		ctx, cancel := context.WithTimeout(t.Context(), timeout)
@@ -174,7 +175,7 @@ func TestPause(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := c.Stop("server-1"); err == nil {
-		t.Error("a paused agent was told to leave")
+		t.Error("Stop of a paused agent: no error")
 	}
 	if err := get(300 * time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a paused agent answered: %v", err)
@@ -182,7 +183,7 @@ func TestPause(t *testing.T) {
 	if err := c.Resume("server-1"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the agent answers again", func() error { return get(10 * time.Second) })
+	eventually(t, "wait for the agent to answer", func() error { return get(10 * time.Second) })
 }
 
 func TestDatacenters(t *testing.T) {
@@ -206,7 +207,7 @@ func TestDatacenters(t *testing.T) {
 	}
 }
 
-// consulExec runs the binary's own exec and returns what it prints.
+// consulExec runs `consul exec` and returns its output.
 func consulExec(ctx context.Context, c *Cluster, node, token string, args ...string) (string, error) {
 	args = append([]string{"exec", "-http-addr=" + c.Address(node), "-token=" + token, "-verbose"}, args...)
 	out, err := exec.CommandContext(ctx, c.binary, args...).CombinedOutput()
@@ -236,7 +237,7 @@ func TestACL(t *testing.T) {
 	}
 
 	if err := put("", "_rexec/k"); !denied(err) {
-		t.Errorf("an anonymous client writes: %v", err)
+		t.Errorf("write without a token: error %v, want 403", err)
 	}
 	token, err := c.Token(`
 		agent_prefix "" { policy = "read" }
@@ -247,13 +248,13 @@ func TestACL(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := put(token, "_rexec/k"); err != nil {
-		t.Errorf("the token cannot write what its rules allow: %v", err)
+		t.Errorf("write allowed by the rules: %v", err)
 	}
 	if err := put(token, "other"); !denied(err) {
-		t.Errorf("the token writes what its rules do not allow: %v", err)
+		t.Errorf("write not allowed by the rules: error %v, want 403", err)
 	}
 
-	// An agent runs a job by the rights of its own token.
+	// An agent needs the permissions of its own token to run a job.
 	out, err := consulExec(t.Context(), c, "client-1", token, "echo hello from $((40 + 2))")
 	if err != nil {
 		t.Fatalf("consul exec: %v\n%s", err, out)
@@ -264,7 +265,7 @@ func TestACL(t *testing.T) {
 		}
 	}
 
-	// The token outlasts a restart.
+	// The agent keeps its token after a restart.
 	if err := c.Restart("client-1"); err != nil {
 		t.Fatal(err)
 	}
@@ -373,9 +374,9 @@ func TestCloseLeavesNothing(t *testing.T) {
 			defer close(ended)
 			consulExec(ctx, c, "client-1", "", "sleep 4321")
 		}()
-		eventually(t, "the command runs on all nodes", func() error {
+		eventually(t, "wait for the command on all nodes", func() error {
 			if n := count(commands); n != 3 {
-				return fmt.Errorf("it runs on %d", n)
+				return fmt.Errorf("it runs on %d of 3", n)
 			}
 			return nil
 		})
@@ -389,22 +390,22 @@ func TestCloseLeavesNothing(t *testing.T) {
 		t.Errorf("%d agents run, want 2", n)
 	}
 	if n := count(commands); runtime.GOOS == "linux" && n != 3 {
-		t.Errorf("%d commands run, want 3: a command outlives its agent", n)
+		t.Errorf("%d commands run after an agent was killed, want 3", n)
 	}
 
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if n := count(func(Process) bool { return true }); n != 0 {
-		t.Errorf("%d processes are left", n)
+		t.Errorf("%d processes after Close, want 0", n)
 	}
-	if left, err := filepath.Glob(c.dir + "*"); len(left) > 0 {
-		t.Errorf("%s is left, %v", left, err)
+	if files, err := filepath.Glob(c.dir + "*"); len(files) > 0 {
+		t.Errorf("%s still exist after Close, %v", files, err)
 	}
 	for _, node := range c.Nodes() {
 		if conn, err := net.Dial("tcp", c.Address(node)); err == nil {
 			conn.Close()
-			t.Errorf("something listens at the address of %s", node)
+			t.Errorf("the address of %s still accepts connections after Close", node)
 		}
 	}
 	if err := c.Close(); err != nil {
@@ -431,7 +432,7 @@ func TestNewSaysWhyAnAgentFails(t *testing.T) {
 func TestNewEndsWithContext(t *testing.T) {
 	needsConsul(t)
 	nodes := Nodes(1, 0)
-	nodes[0].Config = "bootstrap_expect = 3" // never a leader
+	nodes[0].Config = "bootstrap_expect = 3" // prevents a leader
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	c, err := New(ctx, Config{Nodes: nodes})
@@ -469,12 +470,12 @@ func TestConfigErrors(t *testing.T) {
 		nodes []Node
 		want  []string
 	}{
-		{"no nodes", nil, []string{"without nodes"}},
+		{"no nodes", nil, []string{"has no nodes"}},
 		{"no name", []Node{{Server: true}}, []string{"node 0 has no name"}},
 		{"a path", []Node{{Name: "../x", Server: true}}, []string{`"../x"`}},
 		{"no server", Nodes(0, 2), []string{`datacenter "dc1" has no server`}},
 		{"several", []Node{{Name: "a", Server: true}, {Name: "a", Datacenter: "dc2", Services: make([]Service, 1)}},
-			[]string{`"a" is there twice`, `datacenter "dc2" has no server`, `"a" has a service without a name`}},
+			[]string{`duplicate node name "a"`, `datacenter "dc2" has no server`, `"a" has a service without a name`}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := New(t.Context(), Config{Nodes: tt.nodes})
@@ -483,14 +484,14 @@ func TestConfigErrors(t *testing.T) {
 			}
 			for _, want := range tt.want {
 				if n := strings.Count(err.Error(), want); n != 1 {
-					t.Errorf("the error has %q %d times: %v", want, n, err)
+					t.Errorf("the error has %q %d times, want 1: %v", want, n, err)
 				}
 			}
 		})
 	}
 }
 
-// failedTB is a test that has failed, and keeps what it is told.
+// failedTB is a failed test. It stores the log and the cleanup function.
 type failedTB struct {
 	*testing.T
 	cleanup func()
@@ -510,7 +511,7 @@ func TestStartLogsOnFailure(t *testing.T) {
 		t.Errorf("the log is %q", tb.log)
 	}
 	if _, err := os.Stat(c.dir); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the directory %s is left: %v", c.dir, err)
+		t.Errorf("the directory %s still exists: %v", c.dir, err)
 	}
 }
 

@@ -12,7 +12,8 @@ const (
 	extraConfigFile = "extra.hcl"
 )
 
-// writeConfig writes the agent's configuration. It depends on the ports of all agents, hence the cluster.
+// writeConfig writes the agent's configuration files. It needs the cluster
+// because agents join by the ports of all servers.
 func (a *agent) writeConfig(c *Cluster, v version) error {
 	config, err := json.MarshalIndent(a.config(c, v), "", "  ")
 	if err != nil {
@@ -26,7 +27,7 @@ func (a *agent) writeConfig(c *Cluster, v version) error {
 
 func (a *agent) config(c *Cluster, v version) map[string]any {
 	primary := c.nodes[0].Datacenter
-	var lan, wan []string // the Serf addresses of this datacenter's servers, and of the other datacenters'
+	var lan, wan []string // Serf addresses of servers in this datacenter, and in the others
 	servers := 0
 	for _, s := range c.agents {
 		switch {
@@ -48,7 +49,7 @@ func (a *agent) config(c *Cluster, v version) map[string]any {
 		"dns":      -1,
 		"grpc":     -1,
 	}
-	if v.atLeast(1, 14) { // before, the name is an error
+	if v.atLeast(1, 14) { // older versions reject the name
 		ports["grpc_tls"] = -1
 	}
 	config := map[string]any{
@@ -64,16 +65,19 @@ func (a *agent) config(c *Cluster, v version) map[string]any {
 		"log_level":           "INFO",
 
 		"retry_join": lan,
-		// Consul's default of 30 s is how long every start would take: the first attempt meets servers that do not listen yet.
+		// With Consul's default of 30 s every start would take that long: at
+		// the first attempt the servers do not listen yet.
 		"retry_interval": "1s",
-		// A node that has left joins again when it is restarted.
+		// A node that has left joins again after a restart.
 		"rejoin_after_leave": true,
 		"performance": map[string]any{
-			"raft_multiplier": 1, // elections as fast as in production; the default is for the smallest of machines
-			// The default of 5 s is for requests under way elsewhere in a large cluster.
+			// Fast elections, as in production. The default suits very small
+			// machines.
+			"raft_multiplier": 1,
+			// The default of 5 s lets requests of a large cluster finish.
 			"leave_drain_time": "1s",
 		},
-		// None of these has a part in exec, and each costs a start or the network.
+		// Remote exec needs neither. Both slow the start or use the network.
 		"disable_update_check": true,
 		"connect":              map[string]any{"enabled": false},
 	}
@@ -87,7 +91,7 @@ func (a *agent) config(c *Cluster, v version) map[string]any {
 	if c.management != "" {
 		tokens := map[string]any{}
 		if a.node.Server {
-			name := "master" // what it was called before 1.11
+			name := "master" // its name before 1.11
 			if v.atLeast(1, 11) {
 				name = "initial_management"
 			}
@@ -97,8 +101,8 @@ func (a *agent) config(c *Cluster, v version) map[string]any {
 		config["acl"] = map[string]any{
 			"enabled":                  true,
 			"default_policy":           "deny",
-			"enable_token_persistence": true, // the agent's own token, set by its API, lasts over a restart
-			"enable_token_replication": true, // so that a token of the primary datacenter is one in the others too
+			"enable_token_persistence": true, // an agent keeps its token after a restart
+			"enable_token_replication": true, // tokens are valid in every datacenter
 			"tokens":                   tokens,
 		}
 	}

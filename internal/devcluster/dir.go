@@ -9,14 +9,17 @@ import (
 )
 
 const (
+	// dirPrefix begins the name of every cluster's directory.
 	dirPrefix = "consulexec-devcluster-"
 
-	// lockSuffix makes a directory's name that of its lock, which lies beside it so that the directory can be removed while
-	// the lock is held.
+	// lockSuffix is appended to a directory's name for its lock file. The file
+	// lies beside the directory, so that the lock is held while the directory
+	// is removed.
 	lockSuffix = ".lock"
 )
 
-// makeDir makes the directory of a cluster and locks it, so that sweep leaves it alone.
+// makeDir creates and locks a cluster's directory. The lock protects it from
+// sweep.
 func makeDir(parent string) (string, *fileLock, error) {
 	dir, err := os.MkdirTemp(parent, dirPrefix)
 	if err != nil {
@@ -29,22 +32,23 @@ func makeDir(parent string) (string, *fileLock, error) {
 	return dir, lock, nil
 }
 
-// removeDir removes the directory and its lock, which it unlocks.
+// removeDir removes the directory, then unlocks and removes its lock file.
 func removeDir(dir string, lock *fileLock) error {
 	err := os.RemoveAll(dir)
 	lock.unlock()
 	return errors.Join(err, os.Remove(dir+lockSuffix))
 }
 
-// sweep removes the directories of clusters whose process has died before it could close them, and ends the commands that
-// their agents have left. It is a courtesy: what fails is left for the next time.
+// sweep cleans up after programs that died before they closed their clusters:
+// it kills their commands and removes their directories. It ignores errors,
+// since a later sweep tries again.
 func sweep(parent string) {
 	entries, err := os.ReadDir(parent)
 	if err != nil {
 		return
 	}
 	for _, e := range entries {
-		// A directory that was made just now may not be locked yet.
+		// A new directory may not be locked yet.
 		info, err := e.Info()
 		if err != nil || !e.IsDir() || !strings.HasPrefix(e.Name(), dirPrefix) || time.Since(info.ModTime()) < time.Minute {
 			continue

@@ -5,8 +5,9 @@ import (
 	"runtime"
 )
 
-// launcher starts processes from one thread that lives as long as the cluster: on Linux the agents get a signal when the
-// thread that has started them ends (Pdeathsig), which for any other thread may be long before the process does.
+// launcher starts processes from one OS thread that lives as long as the
+// cluster. On Linux an agent gets its signal (Pdeathsig) when the thread that
+// started it ends. Go may end other threads long before the program ends.
 type launcher struct {
 	requests chan launch
 	ended    chan struct{}

@@ -7,15 +7,18 @@ import (
 	"time"
 )
 
-// errLocked reports that another holder has the lock.
+// errLocked is the error if another holder has the lock.
 var errLocked = errors.New("locked")
 
-// fileLock is a lock between processes. The system releases it when its holder dies, so none is ever left behind.
+// fileLock is a lock between processes. The system releases it when the holder
+// dies.
 type fileLock struct{ file *os.File }
 
 func (l *fileLock) unlock() { l.file.Close() }
 
-// lock waits for the lock on the file, which it creates if need be. wait is called once if the lock is not free.
+// lock waits for the lock on the file and creates the file if necessary. If
+// another holder has the lock, it calls wait once; wait may be nil. It returns
+// the cause of ctx if ctx ends first.
 func lock(ctx context.Context, name string, wait func()) (*fileLock, error) {
 	ticker := time.NewTicker(100 * time.Millisecond)
 	defer ticker.Stop()

@@ -8,7 +8,7 @@ import (
 	"syscall"
 )
 
-// tryLock takes the lock on the file, or returns errLocked.
+// tryLock locks the file, or returns errLocked.
 func tryLock(name string) (*fileLock, error) {
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

@@ -6,8 +6,8 @@ import (
 	"syscall"
 )
 
-// tryLock takes the lock on the file, or returns errLocked. The file is opened without sharing it: nobody else can open it
-// until it is closed.
+// tryLock locks the file, or returns errLocked. It opens the file without
+// sharing, so no one else can open the file until it is closed.
 func tryLock(name string) (*fileLock, error) {
 	const errorSharingViolation = syscall.Errno(32)
 	path, err := syscall.UTF16PtrFromString(name)

@@ -8,13 +8,13 @@ import (
 	"strconv"
 )
 
-// loopback is where all agents listen. The other addresses of 127.0.0.0/8 exist on Linux and Windows but not on macOS, so
-// agents differ by port instead.
+// loopback is the address of all agents, which differ by port. Other addresses
+// of 127.0.0.0/8 would do on Linux and Windows, but not on macOS.
 const loopback = "127.0.0.1"
 
-// The ports of an agent, by their place in its block.
+// Offsets of an agent's ports in its block.
 const (
-	portReserved = iota // the cluster itself listens here as long as the agent may use the block
+	portReserved = iota // the cluster listens here to reserve the block
 	portHTTP
 	portServer
 	portSerfLAN
@@ -23,23 +23,25 @@ const (
 )
 
 const (
-	// firstPort and lastPort bound the blocks: below the ports that systems give to outgoing connections (32768 and up on
-	// Linux, 49152 and up elsewhere), and above those of well-known servers.
+	// firstPort and lastPort bound the blocks. They avoid the ports of
+	// well-known servers and those for outgoing connections (from 32768 on
+	// Linux, from 49152 elsewhere).
 	firstPort = 20000
 	lastPort  = 31999
 
 	portBlocks = (lastPort - firstPort + 1) / portsPerAgent
 )
 
-// portBlock is the range of ports of one agent. It is reserved across processes by the listener on its first port: who
-// cannot listen there takes another block.
+// portBlock is the port range of one agent. A listener on its first port
+// reserves it across processes: a process that cannot listen there tries
+// another block.
 type portBlock struct {
 	base     int
 	reserved net.Listener
 }
 
 func reservePorts() (portBlock, error) {
-	start := rand.IntN(portBlocks) // so that processes seldom compete for one block
+	start := rand.IntN(portBlocks) // processes seldom compete for the same block
 	for i := range portBlocks {
 		base := firstPort + (start+i)%portBlocks*portsPerAgent
 		reserved, err := net.Listen("tcp", net.JoinHostPort(loopback, strconv.Itoa(base)))
@@ -55,17 +57,18 @@ func reservePorts() (portBlock, error) {
 	return portBlock{}, errors.New("no free ports from " + strconv.Itoa(firstPort) + " to " + strconv.Itoa(lastPort))
 }
 
-// free tells whether nothing listens on the ports that the agent will. A program that does not know of the reservation may
-// still take one before the agent does; then the agent ends, and the cluster is started on other ports.
+// free reports whether the agent's ports are free. Another program may still
+// take a port before the agent binds it. Then the agent ends, and New starts
+// the cluster on other ports.
 func (b portBlock) free() bool {
-	for place := portReserved + 1; place < portsPerAgent; place++ {
-		l, err := net.Listen("tcp", b.addr(place))
+	for offset := portReserved + 1; offset < portsPerAgent; offset++ {
+		l, err := net.Listen("tcp", b.addr(offset))
 		if err != nil {
 			return false
 		}
 		l.Close()
-		if place == portSerfLAN || place == portSerfWAN { // gossip goes over UDP
-			p, err := net.ListenPacket("udp", b.addr(place))
+		if offset == portSerfLAN || offset == portSerfWAN { // gossip goes over UDP
+			p, err := net.ListenPacket("udp", b.addr(offset))
 			if err != nil {
 				return false
 			}
@@ -75,8 +78,8 @@ func (b portBlock) free() bool {
 	return true
 }
 
-func (b portBlock) port(place int) int { return b.base + place }
+func (b portBlock) port(offset int) int { return b.base + offset }
 
-func (b portBlock) addr(place int) string { return fmt.Sprintf("%s:%d", loopback, b.port(place)) }
+func (b portBlock) addr(offset int) string { return fmt.Sprintf("%s:%d", loopback, b.port(offset)) }
 
 func (b portBlock) release() { b.reserved.Close() }

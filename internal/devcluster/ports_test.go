@@ -13,11 +13,11 @@ func TestReservePorts(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer b.release()
-		for place := range portsPerAgent {
-			if p := b.port(place); seen[p] || p < firstPort || p > lastPort {
-				t.Errorf("port %d is there twice or out of range", p)
+		for offset := range portsPerAgent {
+			if p := b.port(offset); seen[p] || p < firstPort || p > lastPort {
+				t.Errorf("port %d is a duplicate or out of range", p)
 			}
-			seen[b.port(place)] = true
+			seen[b.port(offset)] = true
 		}
 	}
 }
@@ -33,7 +33,7 @@ func TestBlockWithTakenPortIsNotFree(t *testing.T) {
 		t.Fatal(err)
 	}
 	if b.free() {
-		t.Error("free with a UDP port taken")
+		t.Error("block is free although a UDP port is taken")
 	}
 	udp.Close()
 	tcp, err := net.Listen("tcp", b.addr(portHTTP))
@@ -41,10 +41,10 @@ func TestBlockWithTakenPortIsNotFree(t *testing.T) {
 		t.Fatal(err)
 	}
 	if b.free() {
-		t.Error("free with a TCP port taken")
+		t.Error("block is free although a TCP port is taken")
 	}
 	tcp.Close()
 	if !b.free() {
-		t.Error("not free with nothing taken")
+		t.Error("block is not free although all ports are")
 	}
 }

@@ -12,10 +12,11 @@ import (
 	"time"
 )
 
-// dieWithParent has the process killed when this one dies, however that happens.
+// dieWithParent makes the kernel kill the process when this program dies in any
+// way.
 func dieWithParent(attr *syscall.SysProcAttr) { attr.Pdeathsig = syscall.SIGKILL }
 
-// frozen tells whether all threads of the process have stopped.
+// frozen reports whether all threads of the process have stopped.
 func frozen(pid int) bool {
 	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
 	if err != nil || len(threads) == 0 {
@@ -26,7 +27,8 @@ func frozen(pid int) bool {
 		if err != nil {
 			return false
 		}
-		// The state follows the command's name in parentheses, which may hold parentheses of its own.
+		// The state follows the command name in parentheses. The name may
+		// contain parentheses.
 		i := bytes.LastIndexByte(stat, ')')
 		if i < 0 || !bytes.HasPrefix(stat[i+1:], []byte(" T ")) {
 			return false
@@ -35,8 +37,9 @@ func frozen(pid int) bool {
 	return true
 }
 
-// findProcesses returns the processes that have been started in the cluster of the directory, by their environment: a
-// command's parent may have died, and its process group is its own. ok tells whether this system lets them be found.
+// findProcesses returns the processes of the cluster in dir. It finds them by
+// their environment, since a command's parent may be dead and its process group
+// is its own. ok reports whether this system supports the search.
 func findProcesses(dir string) (processes []Process, ok bool, err error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -61,12 +64,12 @@ func findProcesses(dir string) (processes []Process, ok bool, err error) {
 	return processes, true, nil
 }
 
-// nodeOf returns the node of the cluster that has started the process, if one has. A process that has ended, reaped or
-// not, has no environment.
+// nodeOf returns the node of the process if it belongs to the cluster in dir.
+// An ended process, even a zombie, has no environment.
 func nodeOf(pid int, dir string) (node string, ok bool) {
 	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 	if err != nil {
-		return "", false // ended meanwhile, or another user's
+		return "", false // the process ended, or belongs to another user
 	}
 	for v := range bytes.SplitSeq(env, []byte{0}) {
 		if node, ok := strings.CutPrefix(string(v), processEnv+"="+dir+"/"); ok {
@@ -76,8 +79,9 @@ func nodeOf(pid int, dir string) (node string, ok bool) {
 	return "", false
 }
 
-// killProcesses kills what findProcesses finds until nothing is left. Killed processes vanish at once but for those that
-// the kernel holds.
+// killProcesses kills the cluster's processes until findProcesses finds none.
+// It gives up after 10 seconds, since the kernel may delay the end of a
+// process.
 func killProcesses(dir string) error {
 	deadline := time.Now().Add(10 * time.Second)
 	for {
@@ -86,10 +90,10 @@ func killProcesses(dir string) error {
 			return err
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("processes do not end: %v", processes)
+			return fmt.Errorf("processes still run after they were killed: %v", processes)
 		}
 		for _, p := range processes {
-			process, err := os.FindProcess(p.PID) // holds on to the process, so that its id cannot be another's
+			process, err := os.FindProcess(p.PID) // pins the process, so its ID cannot be reused
 			if err != nil {
 				return err
 			}

@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// sysProcAttr gives the agent a process group of its own, so that an interrupt typed at the terminal reaches only the
-// program, which then closes the cluster in its own order.
+// sysProcAttr gives the agent its own process group. Ctrl-C at the terminal
+// then reaches only this program, which closes the cluster in order.
 func sysProcAttr() *syscall.SysProcAttr {
 	attr := &syscall.SysProcAttr{Setpgid: true}
 	dieWithParent(attr)

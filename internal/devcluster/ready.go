@@ -11,15 +11,17 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-// pollInterval is how long to wait before asking again. A round of questions costs an agent some milliseconds.
+// pollInterval is the time between two rounds of checks. A round costs an agent
+// some milliseconds.
 const pollInterval = 50 * time.Millisecond
 
-// errPermanent marks what no repetition mends.
+// errPermanent marks an error that a retry cannot fix.
 type errPermanent struct{ error }
 
 func (e errPermanent) Unwrap() error { return e.error }
 
-// poll repeats f until it returns nil or ctx ends; then the error is f's last.
+// poll calls f until it returns nil or an errPermanent, or until ctx ends. If
+// ctx ends, the error wraps the cause of ctx and f's last error.
 func poll(ctx context.Context, f func() error) error {
 	ticker := time.NewTicker(pollInterval)
 	defer ticker.Stop()
@@ -32,7 +34,7 @@ func poll(ctx context.Context, f func() error) error {
 		if permanent := (errPermanent{}); errors.As(err, &permanent) {
 			return permanent.error
 		}
-		// The last answer before the context ended says more than the context's own error.
+		// An error from before the end of ctx says more than one caused by it.
 		if ctx.Err() == nil || last == nil {
 			last = err
 		}
@@ -44,8 +46,9 @@ func poll(ctx context.Context, f func() error) error {
 	}
 }
 
-// eachAgent repeats f for every agent that is expected to answer, all at once, until each has succeeded. An agent that ends meanwhile, and a
-// failure of one agent, end it for all.
+// eachAgent calls f for every expected agent until it succeeds, for all agents
+// at once. The first agent that ends, or for which f fails permanently, stops
+// the calls for all.
 func (c *Cluster) eachAgent(ctx context.Context, what string, f func(ctx context.Context, a *agent) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -69,7 +72,8 @@ func (c *Cluster) eachAgent(ctx context.Context, what string, f func(ctx context
 		})
 	}
 	wg.Wait()
-	// The agent that failed, not those that were given up for it.
+	// Return the error of the failed agent, not those of the agents stopped for
+	// it.
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, ctx.Err()) {
 		return cause
 	}
@@ -79,7 +83,8 @@ func (c *Cluster) eachAgent(ctx context.Context, what string, f func(ctx context
 func (c *Cluster) registerServices(ctx context.Context) error {
 	return c.eachAgent(ctx, "register services", func(ctx context.Context, a *agent) error {
 		for _, s := range a.node.Services {
-			// The token stays with the service: with it the agent keeps the catalog up to date.
+			// The agent keeps the token with the service and uses it to update
+			// the catalog.
 			opts := api.ServiceRegisterOpts{Token: a.secret}.WithContext(ctx)
 			err := a.client.Agent().ServiceRegisterOpts(&api.AgentServiceRegistration{ID: s.ID, Name: s.Name, Tags: s.Tags}, opts)
 			if err != nil {
@@ -90,18 +95,20 @@ func (c *Cluster) registerServices(ctx context.Context) error {
 	})
 }
 
-// waitReady waits until all agents that are expected to answer are ready; see New for what that means.
+// waitReady waits until all expected agents are ready, as New defines it.
 func (c *Cluster) waitReady(ctx context.Context) error {
 	return c.eachAgent(ctx, "not ready", c.checkReady)
 }
 
-// checkReady returns an error that says what the agent lacks.
+// checkReady returns an error if the agent is not ready. The error says what is
+// missing.
 func (c *Cluster) checkReady(ctx context.Context, a *agent) error {
 	query := new(api.QueryOptions).WithContext(ctx)
 	write := new(api.WriteOptions).WithContext(ctx)
 
-	// An event reaches at once only the nodes that the sender's gossip knows. This comes first because an agent that knows no
-	// server yet logs every other question as an error.
+	// An event reaches at once only the nodes known to the sender's gossip.
+	// This check comes first: until an agent knows a server, it logs an error
+	// for every other request.
 	if err := c.checkMembers(a, query); err != nil {
 		return fmt.Errorf("members: %w", err)
 	}
@@ -143,10 +150,12 @@ func (c *Cluster) checkReady(ctx context.Context, a *agent) error {
 	return nil
 }
 
-// serfHealth is the id of the check by which the leader keeps what gossip says of a node.
+// serfHealth is the ID of the check in which the leader records what gossip
+// knows of a node.
 const serfHealth = "serfHealth"
 
-// checkMembers returns an error unless the agent's gossip knows every other agent of its datacenter.
+// checkMembers returns an error unless the agent's gossip knows every expected
+// agent of its datacenter as alive.
 func (c *Cluster) checkMembers(a *agent, query *api.QueryOptions) error {
 	const alive = 1 // serf.StatusAlive
 	var members []api.AgentMember
@@ -159,13 +168,14 @@ func (c *Cluster) checkMembers(a *agent, query *api.QueryOptions) error {
 	}
 	for _, other := range c.agents {
 		if other.node.Datacenter == a.node.Datacenter && other.expected() && !known[other.node.Name] {
-			return fmt.Errorf("%s is not known to be alive", other.node.Name)
+			return fmt.Errorf("%s is not known as alive", other.node.Name)
 		}
 	}
 	return nil
 }
 
-// checkCatalog returns an error unless the agent's node is in the catalog, passing, with its services.
+// checkCatalog returns an error unless the agent's node is in the catalog with
+// its services, and its serfHealth check passes.
 func checkCatalog(a *agent, query *api.QueryOptions) error {
 	checks, _, err := a.client.Health().Node(a.node.Name, query)
 	if err != nil {
@@ -173,7 +183,7 @@ func checkCatalog(a *agent, query *api.QueryOptions) error {
 	}
 	i := slices.IndexFunc(checks, func(c *api.HealthCheck) bool { return c.CheckID == serfHealth })
 	if i < 0 {
-		return errors.New("no " + serfHealth + " check of the node")
+		return errors.New("no " + serfHealth + " check for the node")
 	}
 	if status := checks[i].Status; status != api.HealthPassing {
 		return errors.New(serfHealth + " is " + status)
@@ -183,11 +193,11 @@ func checkCatalog(a *agent, query *api.QueryOptions) error {
 		return err
 	}
 	if node == nil {
-		return errors.New("no such node")
+		return errors.New("the node is missing")
 	}
 	for _, s := range a.node.Services {
 		if node.Services[s.ID] == nil {
-			return fmt.Errorf("no service %q of the node", s.ID)
+			return fmt.Errorf("service %q is missing", s.ID)
 		}
 	}
 	return nil

@@ -1,5 +1,5 @@
-// This module builds the Consul 1.22.7 that tests and examples run against; see internal/devcluster. Nothing of it
-// reaches the library's own go.mod.
+// This module builds Consul 1.22.7 for tests and examples; see internal/devcluster.
+// It adds nothing to the library's own go.mod.
 module github.com/consulexec/consulexec/tools/consul
 
 go 1.26.7
@@ -8,7 +8,7 @@ tool github.com/hashicorp/consul
 
 require github.com/hashicorp/consul v1.22.7 // indirect
 
-// The api that Consul 1.22.7 itself names lacks fields that its commands use.
+// The api version in Consul 1.22.7's own go.mod lacks fields that its commands use.
 require github.com/hashicorp/consul/api v1.34.5 // indirect
 
 require (

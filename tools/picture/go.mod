@@ -1,4 +1,4 @@
-// This module makes docs/run.svg, the picture in README; see main.go.
+// This module makes docs/run.svg, the picture in README. See main.go.
 module github.com/consulexec/consulexec/tools/picture
 
 go 1.25.8

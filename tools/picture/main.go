@@ -1,17 +1,17 @@
-// Picture makes docs/run.svg, the recording in README: a real run of
-// examples/consul-exec, in a shell in a pseudo-terminal, on a real Consul cluster
-// of six nodes on this machine. Make it again with
+// Picture makes docs/run.svg, the recording in README. It records a real run of
+// examples/consul-exec in a shell in a pseudo-terminal. The run uses a real
+// Consul cluster of six nodes on this machine. Make the picture again with
 //
 //	go -C tools/picture run .
 //
-// which takes some 30 seconds once Consul is built (internal/devcluster builds it,
-// see there), and needs Go, sh and gzip: a Unix. Look at the picture before it is
-// committed.
+// It takes some 30 seconds when Consul is built; package internal/devcluster
+// builds it. It needs Unix with Go, sh and gzip. Look at the picture before you
+// commit it.
 //
-// The nodes check their backups. The one of db-3 is cut short, so that its command
-// fails, and db-5 does not allow remote exec, as Consul's agents don't by default.
-// Nothing else is arranged: record.go keeps what the terminal showed and when, and
-// svg.go draws that.
+// The nodes check their backups. The backup of db-3 is truncated, so its
+// command fails. Node db-5 has remote exec disabled, as Consul agents have by
+// default. Nothing else is staged: record.go records the terminal, and draw.go
+// draws the recording.
 package main
 
 import (
@@ -33,13 +33,14 @@ import (
 const (
 	columns, rows = 80, 20
 
-	// The program in the picture is that of this directory, seen from root.
+	// program is the directory of the program in the picture, relative to the
+	// repository's root.
 	program = "examples/consul-exec"
 
 	title = "consul-exec checks the backups of five nodes of a real Consul cluster"
 )
 
-// typed is what is entered into the shell, line by line.
+// typed holds the lines typed into the shell.
 var typed = []string{
 	"consul-exec -service postgres 'gzip -t backup.sql.gz && printf intact'",
 	"echo $?",
@@ -56,11 +57,11 @@ var nodes = []devcluster.Node{
 
 var postgres = []devcluster.Service{{Name: "postgres"}}
 
-// backups are the sizes of the nodes' backups, unpacked, in MiB: 200 or so are a
-// second's work.
+// backups holds the uncompressed sizes of the nodes' backups in MiB. The
+// command checks about 200 MiB a second.
 var backups = map[string]int{"db-1": 120, "db-2": 280, "db-3": 450, "db-4": 600}
 
-// damaged is the node whose backup is cut short.
+// damaged is the node with the truncated backup.
 const damaged = "db-3"
 
 func main() {
@@ -75,7 +76,7 @@ func main() {
 	}
 }
 
-// picture writes the picture to output. Root is the directory of the repository.
+// picture writes the picture to output. root is the repository's directory.
 func picture(ctx context.Context, root, output string) (err error) {
 	work, err := os.MkdirTemp("", "consulexec-picture-")
 	if err != nil {
@@ -90,7 +91,7 @@ func picture(ctx context.Context, root, output string) (err error) {
 	defer func() { err = errors.Join(err, cluster.Close()) }()
 	for node, size := range backups {
 		if err := place(ctx, cluster, work, node, size); err != nil {
-			return fmt.Errorf("the backup of %s: %w", node, err)
+			return fmt.Errorf("place the backup of %s: %w", node, err)
 		}
 	}
 
@@ -108,7 +109,7 @@ func picture(ctx context.Context, root, output string) (err error) {
 	return os.WriteFile(output, draw(frames, title), 0o644)
 }
 
-// place gives the node its backup, in the directory in which its agent runs
+// place puts a node's backup into the directory in which its agent runs
 // commands.
 func place(ctx context.Context, cluster *devcluster.Cluster, work, node string, size int) error {
 	path := filepath.Join(work, node+".sql.gz")
@@ -134,8 +135,8 @@ func place(ctx context.Context, cluster *devcluster.Cluster, work, node string, 
 	return result.Err()
 }
 
-// writeBackup writes what gzip makes of size MiB of zeros, or of a little less
-// without its end.
+// writeBackup writes size MiB of zeros, compressed by gzip. A damaged backup
+// lacks the last 100 bytes.
 func writeBackup(ctx context.Context, w io.Writer, size int, damaged bool) error {
 	gzip := exec.CommandContext(ctx, "gzip", "-c")
 	gzip.Stdin = io.LimitReader(zeros{}, int64(size)<<20)
@@ -150,7 +151,7 @@ func writeBackup(ctx context.Context, w io.Writer, size int, damaged bool) error
 	return err
 }
 
-// zeros has no end.
+// zeros is an endless reader of zero bytes.
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) {
@@ -158,8 +159,8 @@ func (zeros) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// shell is a plain shell that finds the programs in bin and knows nothing of who
-// runs it.
+// shell returns a plain shell that finds the programs in bin. Its environment
+// has no settings of the user that could change the picture.
 func shell(bin, home string, env ...string) *exec.Cmd {
 	sh := exec.Command("sh")
 	sh.Dir = home
@@ -172,7 +173,7 @@ func shell(bin, home string, env ...string) *exec.Cmd {
 	sh.Env = append(sh.Env,
 		"PATH="+bin+string(filepath.ListSeparator)+os.Getenv("PATH"),
 		"HOME="+home, "TERM=xterm-256color", "PS1="+prompt,
-		"BASH_SILENCE_DEPRECATION_WARNING=1") // macOS's sh says that zsh is better
+		"BASH_SILENCE_DEPRECATION_WARNING=1") // keeps macOS's sh from advertising zsh
 	sh.Env = append(sh.Env, env...)
 	return sh
 }

@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// outcome is what the last frame of the picture has, in this order.
+// outcome lists texts of the picture's last frame, in this order.
 var outcome = []string{
 	prompt + typed[0],
 	"==> db-1: finished with exit code 0",
@@ -27,17 +27,17 @@ var outcome = []string{
 	prompt + typed[1] + "\n3\n$",
 }
 
-// check looks at an SVG: at its size, that it is XML, and moves by CSS alone, and
-// that its description and what is seen without animation have the lines.
+// check checks an SVG. It must be small XML, animated by CSS alone. Its
+// description and its view without animation must contain the lines in order.
 func check(t *testing.T, svg []byte, lines ...string) {
 	t.Helper()
 	if len(svg) > 150_000 {
-		t.Errorf("%d bytes", len(svg))
+		t.Errorf("the SVG has %d bytes, want at most 150000", len(svg))
 	}
-	var description, seen strings.Builder
+	var description, visible strings.Builder
 	var into *strings.Builder
 	titles, elements := 0, 0
-	top, width := "", "" // of the text before
+	top, width := "", "" // of the previous text
 	decoder := xml.NewDecoder(bytes.NewReader(svg))
 	for {
 		token, err := decoder.Token()
@@ -62,21 +62,21 @@ func check(t *testing.T, svg []byte, lines ...string) {
 				into = &description
 			case "text":
 				if slices.Contains(strings.Fields(attributes["class"]), "a") {
-					break // gone before the end
+					break // hidden at the end
 				}
-				into = &seen
+				into = &visible
 				if y := attributes["y"]; y != top {
 					top, width = y, ""
-					seen.WriteString("\n")
+					visible.WriteString("\n")
 				}
-				// What does not begin where the text before has ended is behind spaces.
+				// A gap between two texts stands for spaces.
 				if width != "" && attributes["x"] != width {
-					seen.WriteString(" ")
+					visible.WriteString(" ")
 				}
 				width = " "
 			case "svg", "style", "g", "rect", "circle":
 			default:
-				t.Errorf("an element %s", token.Name.Local)
+				t.Errorf("unexpected element %s", token.Name.Local)
 			}
 		case xml.EndElement:
 			into = nil
@@ -87,10 +87,10 @@ func check(t *testing.T, svg []byte, lines ...string) {
 		}
 	}
 	if titles != 1 || elements == 0 {
-		t.Errorf("%d titles, %d elements", titles, elements)
+		t.Errorf("%d titles, want 1; %d elements, want some", titles, elements)
 	}
 	squeeze := func(text string) string { return strings.Join(strings.Fields(text), "") }
-	for what, text := range map[string]string{"the description": description.String(), "the picture": squeeze(seen.String())} {
+	for what, text := range map[string]string{"the description": description.String(), "the picture": squeeze(visible.String())} {
 		rest := text
 		for _, line := range lines {
 			if what == "the picture" {
@@ -98,7 +98,7 @@ func check(t *testing.T, svg []byte, lines ...string) {
 			}
 			_, after, found := strings.Cut(rest, line)
 			if !found {
-				t.Errorf("%s lacks %q, or has it at the wrong place:\n%s", what, line, text)
+				t.Errorf("%s lacks %q at this place:\n%s", what, line, text)
 				break
 			}
 			rest = after
@@ -115,8 +115,8 @@ func TestCommitted(t *testing.T) {
 	check(t, svg, outcome...)
 }
 
-// TestPicture makes it. In a cluster of that size gossip misses a node now and then:
-// that is a true picture, but another one.
+// TestPicture makes a picture. It tries up to three times, since gossip
+// sometimes misses a node in so small a cluster.
 func TestPicture(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts a cluster")
@@ -137,7 +137,7 @@ func TestPicture(t *testing.T) {
 	}
 }
 
-// recorded is what a terminal of 20 by 5 shows of output that comes 100
+// recorded returns the frames of a 20 by 5 terminal for outputs 100
 // milliseconds apart.
 func recorded(output ...string) []frame {
 	r := newRecorder(20, 5)
@@ -149,32 +149,32 @@ func recorded(output ...string) []frame {
 
 func TestDraw(t *testing.T) {
 	frames := recorded("$ ", "l", "s\r\n", "\x1b[31mred <&>\x1b[m plain\r\n", "50%", "", "\r\x1b[K\x1b[7mdone\x1b[m", "\x1b[?25l")
-	if len(frames) != 7 { // nothing is no frame
-		t.Errorf("%d frames", len(frames))
+	if len(frames) != 7 { // empty output makes no frame
+		t.Errorf("%d frames, want 7", len(frames))
 	}
 	svg := draw(frames, "a <title>")
 	check(t, svg, "$ ls\n", "red <&> plain\n", "done")
-	if again := draw(frames, "a <title>"); !bytes.Equal(svg, again) {
-		t.Error("drawn differently the second time")
+	if second := draw(frames, "a <title>"); !bytes.Equal(svg, second) {
+		t.Error("a second drawing differs")
 	}
 	for _, want := range []string{
 		"<title id=\"title\">a &lt;title&gt;</title>",
-		`height="107"`, // three lines: nothing was on the others
+		`height="107"`, // only three lines are used
 		"animation:12.7s step-end infinite",
-		`>$</text>`, // from the beginning, so that it has no class
+		`>$</text>`, // always visible, so without a class
 		`class="z k0">l</text>`,
-		".k0{animation-name:k0}@keyframes k0{0%{opacity:0}0.787%{opacity:1}}", // to the end
-		`class="a k3">50%</text>`, // replaced by done
-		"@keyframes k3{0%{opacity:0}3.150%{opacity:1}4.724%{opacity:0}}",                       // gone before the end
-		`textLength="58.8" lengthAdjust="spacingAndGlyphs" class="z k2 s0">red &lt;&amp;&gt;<`, // one run with its space
+		".k0{animation-name:k0}@keyframes k0{0%{opacity:0}0.787%{opacity:1}}", // visible to the end
+		`class="a k3">50%</text>`, // replaced by "done"
+		"@keyframes k3{0%{opacity:0}3.150%{opacity:1}4.724%{opacity:0}}",                       // hidden before the end
+		`textLength="58.8" lengthAdjust="spacingAndGlyphs" class="z k2 s0">red &lt;&amp;&gt;<`, // one run, including the space
 		".s0{fill:" + palette[1] + ";}",
-		".s1{fill:" + background + ";}", // done, in reverse
+		".s1{fill:" + background + ";}", // "done", in reverse
 		`fill="` + foreground + `" class="z k4"/>`,
-		"5.512%{transform:translate(33.6px,38px);opacity:0}}", // the cursor is hidden at last
+		"5.512%{transform:translate(33.6px,38px);opacity:0}}", // the cursor is hidden at the end
 		"prefers-reduced-motion",
 	} {
 		if !bytes.Contains(svg, []byte(want)) {
-			t.Errorf("without %s", want)
+			t.Errorf("the SVG lacks %s", want)
 		}
 	}
 	if t.Failed() {
@@ -182,29 +182,29 @@ func TestDraw(t *testing.T) {
 	}
 }
 
-// TestScroll has more lines than the terminal.
+// TestScroll writes more lines than the terminal has.
 func TestScroll(t *testing.T) {
 	frames := recorded("1\r\n2\r\n3\r\n4\r\n5", "\r\n6\r\n7")
 	if got := frames[len(frames)-1].screen.text(); got != "3\n4\n5\n6\n7" {
-		t.Errorf("the screen has %q", got)
+		t.Errorf("the screen has %q, want the last five lines", got)
 	}
 	check(t, draw(frames, "scrolled"), "3\n4\n5\n6\n7")
 }
 
-// TestBlend has changes that are too short to be seen.
+// TestBlend makes a change too soon after another for a frame of its own.
 func TestBlend(t *testing.T) {
 	r := newRecorder(20, 5)
 	r.write(0, []byte("$ "))
 	r.write(time.Second, []byte("half"))
 	r.write(time.Second+blend/2, []byte("\r\x1b[Kwhole"))
 	if len(r.frames) != 2 || r.frames[1].at != time.Second || r.frames[1].screen.text() != "whole" {
-		t.Errorf("%v", r.frames)
+		t.Errorf("frames are %v, want two; the second at 1s with \"whole\"", r.frames)
 	}
 }
 
 func TestRecord(t *testing.T) {
 	if runtime.GOOS == "windows" {
-		t.Skip("has no such terminals")
+		t.Skip("record needs a Unix pseudo-terminal")
 	}
 	t.Setenv("CONSUL_HTTP_TOKEN", "secret")
 	bin := t.TempDir()
@@ -221,32 +221,32 @@ func TestRecord(t *testing.T) {
 		t.Errorf("the terminal shows\n%s\nwant\n%s", got, want)
 	}
 	if got := frames[0].screen.text(); got != "$" || frames[0].at != 0 {
-		t.Errorf("at first, %v, the terminal shows %q", frames[0].at, got)
+		t.Errorf("the first frame is %q at %v, want a prompt at 0", got, frames[0].at)
 	}
 	if len(frames) < len("tool") {
-		t.Errorf("%d frames: typing is not seen", len(frames))
+		t.Errorf("%d frames, want at least one for each key", len(frames))
 	}
 }
 
-// TestRecordStops cancels a recording, and ends a shell, while it is recorded.
+// TestRecordStops cancels a recording, and ends the shell of another.
 func TestRecordStops(t *testing.T) {
 	if runtime.GOOS == "windows" {
-		t.Skip("has no such terminals")
+		t.Skip("record needs a Unix pseudo-terminal")
 	}
-	enough := errors.New("enough")
-	ctx, cancel := context.WithTimeoutCause(t.Context(), 2*time.Second, enough)
+	errTimeout := errors.New("test timeout")
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 2*time.Second, errTimeout)
 	defer cancel()
-	if _, err := record(ctx, shell("", t.TempDir()), 60, 10, []string{"sleep 60"}); !errors.Is(err, enough) {
-		t.Errorf("cancelled: error %v", err)
+	if _, err := record(ctx, shell("", t.TempDir()), 60, 10, []string{"sleep 60"}); !errors.Is(err, errTimeout) {
+		t.Errorf("cancelled: error %v, want its cause", err)
 	}
 	if _, err := record(t.Context(), shell("", t.TempDir()), 60, 10, []string{"exit"}); err == nil {
-		t.Error("no error when the shell ends")
+		t.Error("the shell ended: no error")
 	}
 }
 
 func TestBackup(t *testing.T) {
 	if runtime.GOOS == "windows" {
-		t.Skip("has no gzip")
+		t.Skip("Windows has no gzip")
 	}
 	for _, damaged := range []bool{false, true} {
 		var backup bytes.Buffer

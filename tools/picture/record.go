@@ -18,14 +18,14 @@ import (
 const (
 	prompt = "$ "
 
-	keystroke = 35 * time.Millisecond  // between two of them
+	keystroke = 35 * time.Millisecond  // between two keys
 	pause     = 700 * time.Millisecond // before a line is typed
-	settle    = 300 * time.Millisecond // without output, before a prompt counts as one
+	settle    = 300 * time.Millisecond // silence after which a prompt counts
 	blend     = 25 * time.Millisecond  // changes within this time are one frame
-	limit     = time.Minute            // that a line may keep the shell busy
+	limit     = time.Minute            // longest time for one line's command
 )
 
-// A frame is what the terminal showed from a time on.
+// A frame is the terminal's content from a time on.
 type frame struct {
 	at     time.Duration
 	screen screen
@@ -35,16 +35,16 @@ type frame struct {
 type screen struct {
 	cells  [][]cell // by row
 	x, y   int      // the cursor
-	hidden bool     // whether there is none
+	hidden bool     // whether the cursor is hidden
 }
 
-// A cell is one place on a screen. Its text is empty behind a wide character.
+// A cell is one position on a screen. Its text is empty after a wide character.
 type cell struct {
 	text  string
 	style style
 }
 
-// line is the text of a row, without the spaces at its end.
+// line returns the text of a row without trailing spaces.
 func (s screen) line(y int) string {
 	var b strings.Builder
 	for _, c := range s.cells[y] {
@@ -53,12 +53,12 @@ func (s screen) line(y int) string {
 	return strings.TrimRight(b.String(), " ")
 }
 
-// prompted is whether the shell waits for a line.
+// prompted reports whether the shell waits for a line.
 func (s screen) prompted() bool {
 	return s.x == len(prompt) && s.line(s.y) == strings.TrimRight(prompt, " ")
 }
 
-// text is all lines of a screen.
+// text returns all lines of a screen.
 func (s screen) text() string {
 	var b strings.Builder
 	for y := range s.cells {
@@ -67,7 +67,7 @@ func (s screen) text() string {
 	return strings.TrimRight(b.String(), "\n")
 }
 
-// equal is whether two screens look the same.
+// equal reports whether two screens look the same.
 func (s screen) equal(o screen) bool {
 	if s.x != o.x || s.y != o.y || s.hidden != o.hidden {
 		return false
@@ -82,7 +82,7 @@ func (s screen) equal(o screen) bool {
 	return true
 }
 
-// A recorder is a terminal that remembers what it showed.
+// A recorder is a terminal that records its frames.
 type recorder struct {
 	terminal *vt.Emulator
 	frames   []frame
@@ -92,9 +92,9 @@ func newRecorder(columns, rows int) *recorder {
 	return &recorder{terminal: vt.NewEmulator(columns, rows)}
 }
 
-// write shows output of a program.
+// write shows a program's output and records the frame.
 func (r *recorder) write(at time.Duration, output []byte) {
-	r.terminal.Write(output) // has no error
+	r.terminal.Write(output) // never fails
 	s := r.screen()
 	last := len(r.frames) - 1
 	switch {
@@ -108,7 +108,7 @@ func (r *recorder) write(at time.Duration, output []byte) {
 	}
 }
 
-// screen is what the terminal shows now.
+// screen returns the terminal's current content.
 func (r *recorder) screen() screen {
 	cursor := r.terminal.CursorPosition()
 	s := screen{x: cursor.X, y: cursor.Y, hidden: r.terminal.CursorHidden()}
@@ -134,8 +134,8 @@ func cellOf(c *uv.Cell) cell {
 	return cell{c.Content, styleOf(c.Style)}
 }
 
-// record runs a shell in a terminal and types the lines, each once the shell waits
-// for it. It returns what the terminal showed up to the prompt after the last one.
+// record runs a shell in a terminal and types each line when the shell shows a
+// prompt. It returns the frames up to the prompt after the last line.
 func record(ctx context.Context, sh *exec.Cmd, columns, rows int, lines []string) ([]frame, error) {
 	keyboard, err := pty.StartWithSize(sh, &pty.Winsize{Cols: uint16(columns), Rows: uint16(rows)})
 	if err != nil {
@@ -143,7 +143,7 @@ func record(ctx context.Context, sh *exec.Cmd, columns, rows int, lines []string
 	}
 	r := newRecorder(columns, rows)
 	output := make(chan []byte)
-	go func() { // ends when the shell has, or the terminal is closed
+	go func() { // ends when the shell ends or the terminal is closed
 		defer close(output)
 		for {
 			b := make([]byte, 4096)
@@ -155,7 +155,7 @@ func record(ctx context.Context, sh *exec.Cmd, columns, rows int, lines []string
 		}
 	}()
 	answered := make(chan struct{})
-	go func() { // what the terminal says when a program asks it
+	go func() { // passes the terminal's answers to a program's queries
 		defer close(answered)
 		io.Copy(keyboard, r.terminal)
 	}()
@@ -192,7 +192,7 @@ type session struct {
 	began    time.Time
 }
 
-// awaitPrompt waits until the shell waits for a line.
+// awaitPrompt waits until the shell shows a prompt.
 func (s *session) awaitPrompt(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no prompt within %v", limit))
 	defer cancel()
@@ -207,7 +207,7 @@ func (s *session) awaitPrompt(ctx context.Context) error {
 	}
 }
 
-// enter types a line, at the pace of somebody who knows it.
+// enter types a line at the pace of a practised typist.
 func (s *session) enter(ctx context.Context, line string) error {
 	next := time.Now().Add(pause)
 	for _, key := range line + "\r" {
@@ -224,14 +224,14 @@ func (s *session) enter(ctx context.Context, line string) error {
 	return nil
 }
 
-// show shows the next piece of output, and tells whether one came in time.
+// show shows the next piece of output. It returns false if none came in time.
 func (s *session) show(ctx context.Context, wait time.Duration) (bool, error) {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
 	case output, ok := <-s.output:
 		if !ok {
-			return false, errors.New("the shell has ended")
+			return false, errors.New("the shell ended")
 		}
 		s.write(time.Since(s.began), output)
 		return true, nil

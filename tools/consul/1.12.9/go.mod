@@ -1,5 +1,5 @@
-// This module builds the Consul 1.12.9 that tests and examples run against; see internal/devcluster. Nothing of it
-// reaches the library's own go.mod.
+// This module builds Consul 1.12.9 for tests and examples; see internal/devcluster.
+// It adds nothing to the library's own go.mod.
 module github.com/consulexec/consulexec/tools/consul/1.12.9
 
 go 1.25.8

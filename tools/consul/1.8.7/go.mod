@@ -1,6 +1,6 @@
-// This module builds the Consul 1.8.7 that tests and examples run against; see internal/devcluster. Nothing of it
-// reaches the library's own go.mod.
-// It is the oldest version that the library supports.
+// This module builds Consul 1.8.7 for tests and examples; see internal/devcluster.
+// It adds nothing to the library's own go.mod.
+// Consul 1.8.7 is the oldest version that the library supports.
 module github.com/consulexec/consulexec/tools/consul/1.8.7
 
 go 1.25.8

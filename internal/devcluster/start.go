@@ -2,8 +2,8 @@ package devcluster
 
 import "context"
 
-// TB is what [Start] needs of a *testing.T or *testing.B, so that a program that starts a cluster does not link the
-// testing package.
+// TB is the part of *testing.T and *testing.B that [Start] uses. With it,
+// programs that start a cluster do not link the testing package.
 type TB interface {
 	Helper()
 	Context() context.Context
@@ -14,8 +14,9 @@ type TB interface {
 	Fatalf(format string, args ...any)
 }
 
-// Start is [New] for a test. An error fails the test at once. The cluster is closed when the test ends; when it has
-// failed, the agents' last log lines are logged before.
+// Start calls [New] for a test and fails the test at once on an error. It
+// closes the cluster when the test ends. If the test has failed, it first logs
+// the agents' last log lines.
 func Start(tb TB, cfg Config) *Cluster {
 	tb.Helper()
 	c, err := New(tb.Context(), cfg)

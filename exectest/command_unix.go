@@ -19,8 +19,8 @@ func shell(script string) *exec.Cmd {
 // ownGroup makes the command the leader of a process group of its own.
 func ownGroup(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} }
 
-// killGroup kills a command's process and those it started that have not left its group.
+// killGroup kills all processes in the command's group.
 func killGroup(pid int) { syscall.Kill(-pid, syscall.SIGKILL) }
 
-// groupAlive tells whether any process of the group is left.
+// groupAlive reports whether the group has any process.
 func groupAlive(pid int) bool { return syscall.Kill(-pid, 0) == nil }

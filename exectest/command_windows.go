@@ -17,13 +17,13 @@ func shell(script string) *exec.Cmd {
 	return cmd
 }
 
-// ownGroup does nothing: a process knows its parent, which is all that killGroup needs.
+// ownGroup does nothing: taskkill finds a process by its parent.
 func ownGroup(*exec.Cmd) {}
 
-// killGroup kills a command's process and those it started.
+// killGroup kills the command and its descendants.
 func killGroup(pid int) {
 	exec.Command("taskkill", "/T", "/F", "/PID", strconv.Itoa(pid)).Run()
 }
 
-// groupAlive is false: what an ended process started can no longer be found.
+// groupAlive returns false: the children of an ended process cannot be found.
 func groupAlive(int) bool { return false }

@@ -58,7 +58,7 @@ func TestRunCommand(t *testing.T) {
 			if got := keys["web-1/exit"]; got != test.exit {
 				t.Errorf("exit is %q, want %q", got, test.exit)
 			}
-			if got := len(keys) - 3; got != test.chunks { // but for job, ack and exit
+			if got := len(keys) - 3; got != test.chunks { // without job, ack and exit
 				t.Errorf("%d chunks, want %d", got, test.chunks)
 			}
 		})
@@ -79,7 +79,7 @@ func TestShell(t *testing.T) {
 	}
 }
 
-// TestCommandInBubble runs a real command, which takes no time on the bubble's clock.
+// A real command takes no time on the bubble's clock.
 func TestCommandInBubble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := NewServer(Node("web-1"))
@@ -93,7 +93,8 @@ func TestCommandInBubble(t *testing.T) {
 	})
 }
 
-// A witness is a FIFO that processes hold open: it ends when the last of them does.
+// A witness is a FIFO that processes hold open. It reaches EOF when the last
+// one ends.
 type witness struct {
 	path string
 	file *os.File
@@ -113,7 +114,7 @@ func newWitness(t *testing.T) witness {
 	return witness{path, file}
 }
 
-// ended tells whether all the processes have, within the time.
+// ended reports whether all processes end within the time.
 func (w witness) ended(t *testing.T, within time.Duration) bool {
 	t.Helper()
 	w.file.SetReadDeadline(time.Now().Add(within))
@@ -125,7 +126,8 @@ func (w witness) ended(t *testing.T, within time.Duration) bool {
 }
 
 func TestCloseKillsProcesses(t *testing.T) {
-	// Each holds the FIFO open, and then fills a chunk to say so.
+	// Each job opens the FIFO and then fills a chunk, which shows that the FIFO
+	// is open.
 	for name, job := range map[string]spec{
 		"command":               {Command: "exec 3>fifo; head -c 4096 /dev/zero; sleep 300; true"},
 		"script":                {Script: []byte("exec 3>fifo; head -c 4096 /dev/zero; sleep 300; true")},
@@ -146,7 +148,7 @@ func TestCloseKillsProcesses(t *testing.T) {
 				await(t, srv.Client(), dir, has("web-1/exit"))
 			}
 			if w.ended(t, 10*time.Millisecond) {
-				t.Fatal("the processes have ended before Close")
+				t.Fatal("the processes ended before Close")
 			}
 			srv.Close()
 			if !w.ended(t, 10*time.Second) {
@@ -154,13 +156,14 @@ func TestCloseKillsProcesses(t *testing.T) {
 			}
 			noGoroutines(t)
 			if files, _ := os.ReadDir(os.Getenv("TMPDIR")); len(files) > 0 {
-				t.Errorf("files left: %v", files)
+				t.Errorf("files after Close: %v", files)
 			}
 		})
 	}
 }
 
-// TestCommandOutlivesSession checks that an agent that may report no more does not touch the command.
+// An agent whose session has ended writes nothing more, but leaves its command
+// alone.
 func TestCommandOutlivesSession(t *testing.T) {
 	w := newWitness(t)
 	srv := NewServer(Node("web-1"))
@@ -173,7 +176,7 @@ func TestCommandOutlivesSession(t *testing.T) {
 		t.Error("the command ended with the session")
 	}
 	if keys := srv.Keys(""); len(keys) > 0 {
-		t.Errorf("keys left: %q", keys)
+		t.Errorf("keys after the session: %q", keys)
 	}
 }
 
@@ -187,11 +190,12 @@ func TestCommandEndsWithContext(t *testing.T) {
 	_, dir := submit(t, srv.Client(), spec{Command: "sleep 300 & sleep 300", Wait: time.Hour}, api.UserEvent{})
 	keys := await(t, srv.Client(), dir, has("web-1/exit"))
 	if got := keys["web-1/exit"]; got != strconv.Itoa(-1) {
-		t.Errorf("exit is %s", got)
+		t.Errorf("exit is %s, want -1", got)
 	}
 }
 
-// TestManyScripts runs scripts on many nodes at once, which must not keep each other's files busy.
+// A script must not fail because another process inherited its open file (text
+// file busy).
 func TestManyScripts(t *testing.T) {
 	const count = 50
 	var opts []Option

@@ -14,32 +14,34 @@ import (
 )
 
 const (
-	// simConns is how many connections the virtual nodes share: enough to keep
-	// the server busy. An agent grants one address 200 by default.
+	// simConns is the number of connections that virtual nodes share. It keeps
+	// the server busy and stays below Consul's default limit of 200 for one
+	// client address.
 	simConns = 100
 
-	// maxBatch is what every Consul takes in a transaction.
+	// maxBatch is the number of operations that every Consul version accepts in
+	// a transaction.
 	maxBatch = 64
 
-	// batchDelay is how long a write may wait for others to go with it.
+	// batchDelay is how long a batch waits for more writes.
 	batchDelay = 5 * time.Millisecond
 )
 
-// job is where the nodes find their work: the payload of the event.
+// job is the payload of a job's event.
 type job struct {
 	Prefix  string
 	Session string
 }
 
-// A writer writes a key under a session, as an agent does. Several goroutines
-// may use it at once.
+// A writer writes keys under a session, as an agent does. It is safe for
+// concurrent use.
 type writer interface {
 	write(ctx context.Context, session, key string, value []byte) error
 	close()
 }
 
-// simulate has the virtual nodes do the work, and returns when the last exit was
-// written. Each node makes a write only once the one before was answered.
+// simulate runs the virtual nodes and returns the time when the last exit was
+// written. Each node waits for the answer to a write before the next.
 func simulate(ctx context.Context, w work, to writer, j job) (lastExit time.Time, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -65,7 +67,7 @@ func simulate(ctx context.Context, w work, to writer, j job) (lastExit time.Time
 	return lastExit, context.Cause(ctx)
 }
 
-// simulateNode does the work of one node.
+// simulateNode runs one virtual node.
 func simulateNode(ctx context.Context, w work, i int, to writer, j job, start time.Time) error {
 	name := nodeName(i)
 	times := w.schedule(i)
@@ -102,10 +104,11 @@ func sleepUntil(ctx context.Context, at time.Time) error {
 	}
 }
 
-// errRefused is the error of a write whose session is gone.
-var errRefused = errors.New("refused: the session is gone")
+// errRefused is the error of a write that did not get the lock, usually because
+// its session has ended.
+var errRefused = errors.New("refused: the session has ended")
 
-// singleWriter writes each key in a request of its own.
+// singleWriter writes each key in a separate request.
 type singleWriter struct {
 	client *http.Client
 	addr   string
@@ -141,23 +144,23 @@ func (s *singleWriter) write(ctx context.Context, session, key string, value []b
 	}
 }
 
-// close ends the connections.
+// close closes the idle connections.
 func (s *singleWriter) close() { s.client.CloseIdleConnections() }
 
 // batchWriter writes the keys of several nodes in one transaction. A node waits
-// for its write, so no two of its own are in the same.
+// for each write, so a transaction has at most one key of a node.
 type batchWriter struct {
 	*singleWriter
 	size  int
 	queue chan pending
-	slots chan struct{} // bounds the transactions under way
+	slots chan struct{} // bounds the concurrent transactions
 }
 
-// pending is a write that waits for its transaction.
+// pending is a write that waits for the result of its transaction.
 type pending struct {
 	session, key string
 	value        []byte
-	answer       chan error // of capacity 1
+	answer       chan error // has capacity 1
 }
 
 func newBatchWriter(addr string, size int) *batchWriter {
@@ -184,20 +187,20 @@ func (b *batchWriter) write(ctx context.Context, session, key string, value []by
 	}
 }
 
-// run makes transactions of what is written until ctx ends.
+// run commits pending writes in batches until ctx ends.
 func (b *batchWriter) run(ctx context.Context) {
 	for {
 		var batch []pending
-		var full <-chan time.Time
+		var timeout <-chan time.Time
 		for len(batch) < b.size {
 			select {
 			case p := <-b.queue:
 				batch = append(batch, p)
-				if full == nil {
-					full = time.After(batchDelay)
+				if timeout == nil {
+					timeout = time.After(batchDelay)
 				}
 				continue
-			case <-full:
+			case <-timeout:
 			case <-ctx.Done():
 				return
 			}
@@ -214,7 +217,7 @@ func (b *batchWriter) run(ctx context.Context) {
 	}
 }
 
-// commit writes the batch.
+// commit writes a batch in one transaction.
 func (b *batchWriter) commit(ctx context.Context, batch []pending) error {
 	type kv struct {
 		Verb, Key, Session string

@@ -8,13 +8,15 @@ import (
 	"strings"
 )
 
-// clauseRE is one clause of a filter expression: a field, or several joined by dots, an operator and a value.
+// clauseRE matches one clause of a filter expression: a field path with dots,
+// an operator and a value.
 var clauseRE = regexp.MustCompile(
 	`^\s*([A-Za-z][\w.]*)\s*(==|!=|\s(?:not\s+)?matches\s)\s*` + "(\"(?:[^\"\\\\]|\\\\.)*\"|`[^`]*`|[\\w.-]+)" + `\s*`)
 
 var andRE = regexp.MustCompile(`^and\s`)
 
-// newSelector compiles the filter expression of a request for a list of T. No expression selects everything.
+// newSelector compiles a filter expression for items of type T. An empty
+// expression selects everything.
 func newSelector[T any](expression string) (func(T) bool, error) {
 	clauses, err := parseFilter(expression)
 	if err != nil {
@@ -23,7 +25,7 @@ func newSelector[T any](expression string) (func(T) bool, error) {
 	var sample T
 	for _, clause := range clauses {
 		if _, ok := lookup(sample, clause.field); !ok {
-			return nil, fmt.Errorf("exectest: filter %q: there is no field %s to compare", expression, clause.field)
+			return nil, fmt.Errorf("exectest: filter %q: no comparable field %s", expression, clause.field)
 		}
 	}
 	return func(item T) bool {
@@ -48,7 +50,7 @@ func parseFilter(expression string) ([]clause, error) {
 		if len(clauses) > 0 {
 			and := andRE.FindString(rest)
 			if and == "" {
-				return nil, fmt.Errorf("clauses can only be joined by and")
+				return nil, fmt.Errorf("only \"and\" can join clauses")
 			}
 			rest = rest[len(and):]
 		}
@@ -85,7 +87,7 @@ func newClause(field, operator, value string) (clause, error) {
 	return c, nil
 }
 
-// lookup returns a field of an item that is no list or object, as the JSON of an answer has it.
+// lookup returns a scalar field of an item's JSON form as text.
 func lookup(item any, field string) (text string, ok bool) {
 	var value any
 	if err := json.Unmarshal(marshal(item), &value); err != nil {

@@ -10,10 +10,13 @@ import (
 	"syscall"
 )
 
-// RunCommand is the [Handler] that runs the job on this machine, as an agent does: Args without a shell; otherwise Script,
-// by way of a temporary file, or Command, with $SHELL or /bin/sh, on Windows with $SHELL or cmd. It returns 255 when the
-// command does not start and -1 when a signal ends it, and waits until all that the command started have closed their
-// output.
+// RunCommand is the [Handler] that runs the job on this machine, as an agent
+// does. It runs Args without a shell. Without Args, a shell runs Script from a
+// temporary file, or else Command. The shell is $SHELL, by default /bin/sh, on
+// Windows cmd. RunCommand returns the exit status: 255 if the command cannot
+// start, -1 if a signal ended it. It waits until every process with the
+// command's output has closed it. When ctx ends, it kills the command with its
+// process group.
 func RunCommand(ctx context.Context, j *Job) int {
 	cmd, remove, err := command(j)
 	if err != nil {
@@ -32,7 +35,8 @@ func RunCommand(ctx context.Context, j *Job) int {
 	if err != nil {
 		return 255
 	}
-	// The process is waited for when its output has ended, so that its ID, which is the group's, stays taken until then.
+	// Wait only after the output ends: until then the process ID, which is also
+	// the group's, cannot be reused.
 	killed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(killed)
@@ -52,7 +56,8 @@ func RunCommand(ctx context.Context, j *Job) int {
 	return cmd.ProcessState.ExitCode()
 }
 
-// command returns what to execute, and a function that removes what it needed.
+// command returns the command to run, and a function that removes its script
+// file.
 func command(j *Job) (cmd *exec.Cmd, remove func(), err error) {
 	switch {
 	case len(j.Args) > 0:
@@ -68,8 +73,9 @@ func command(j *Job) (cmd *exec.Cmd, remove func(), err error) {
 	}
 }
 
-// writeScript writes an executable file. No process may start meanwhile: it would inherit the open file for a moment, and a
-// file that is open for writing cannot be executed.
+// writeScript writes an executable file. ForkLock keeps other processes from
+// starting meanwhile: they would inherit the file, and a file that is open for
+// writing cannot be executed.
 func writeScript(script []byte) (name string, err error) {
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
@@ -85,14 +91,15 @@ func writeScript(script []byte) (name string, err error) {
 	return f.Name(), err
 }
 
-// keepGroup remembers the process group of a command that has ended, if processes of it are left, for Close to kill.
+// keepGroup records the process group of an ended command if it still has
+// processes. Close kills them.
 func (s *Server) keepGroup(pid int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.groups = slices.DeleteFunc(append(s.groups, pid), func(pid int) bool { return !groupAlive(pid) })
 }
 
-// killGroups kills what commands that have ended left running.
+// killGroups kills the processes left by ended commands.
 func (s *Server) killGroups() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

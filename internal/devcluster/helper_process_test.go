@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// helperEnv makes the test binary a process that dies in the tests below: it says what it holds, and waits to be killed.
+// helperEnv turns the test binary into a helper process. The helper starts a
+// cluster or takes a lock, prints a line and waits until a test kills it.
 const helperEnv = "DEVCLUSTER_TEST_HELPER"
 
 func TestMain(m *testing.M) {
@@ -39,7 +40,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// startHelper returns the first line that the helper prints. kill ends the helper, as nothing can prevent.
+// startHelper starts a helper and returns its first line of output. kill kills
+// the helper, which cannot clean up.
 func startHelper(t *testing.T, env ...string) (line string, kill func()) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
@@ -59,19 +61,19 @@ func startHelper(t *testing.T, env ...string) (line string, kill func()) {
 	t.Cleanup(kill)
 	lines := bufio.NewScanner(stdout)
 	if !lines.Scan() {
-		t.Fatalf("the helper says nothing: %v", lines.Err())
+		t.Fatalf("the helper printed nothing: %v", lines.Err())
 	}
 	return lines.Text(), kill
 }
 
-func TestDeadBuilderLetsGoOfTheLock(t *testing.T) {
+func TestLockEndsWithItsProcess(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "x.lock")
 	line, kill := startHelper(t, helperEnv+"=lock", "DEVCLUSTER_TEST_LOCK="+file)
 	if line != "locked" {
 		t.Fatal(line)
 	}
 	if _, err := tryLock(file); !errors.Is(err, errLocked) {
-		t.Errorf("while the helper holds the lock, the error is %v", err)
+		t.Errorf("the helper holds the lock: error %v, want errLocked", err)
 	}
 	kill()
 	l, err := lock(t.Context(), file, nil)

@@ -15,33 +15,33 @@ func TestAgentsDieWithTheirProcess(t *testing.T) {
 	dir, kill := startHelper(t, helperEnv+"=cluster", "TMPDIR="+tmp)
 	processes, _, err := findProcesses(dir)
 	if err != nil || len(processes) != 2 {
-		t.Fatalf("%q runs %v, %v", dir, processes, err)
+		t.Fatalf("processes of %q are %v, %v; want 2", dir, processes, err)
 	}
 
-	// A living process's directory is left alone, however old.
-	age := func() {
+	// sweep spares the directory of a live process, whatever its age.
+	makeOld := func() {
 		old := time.Now().Add(-time.Hour)
 		if err := os.Chtimes(dir, old, old); err != nil {
 			t.Fatal(err)
 		}
 	}
-	age()
+	makeOld()
 	sweep(tmp)
 	if _, err := os.Stat(dir); err != nil {
 		t.Fatal(err)
 	}
 
 	kill()
-	eventually(t, "the agents die", func() error {
+	eventually(t, "wait for the agents to end", func() error {
 		processes, _, err := findProcesses(dir)
 		if err == nil && len(processes) > 0 {
-			err = fmt.Errorf("still there: %v", processes)
+			err = fmt.Errorf("still running: %v", processes)
 		}
 		return err
 	})
-	age()
+	makeOld()
 	sweep(tmp)
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the directory is left: %v", err)
+		t.Errorf("the directory still exists: %v", err)
 	}
 }

@@ -8,18 +8,18 @@ import (
 	"time"
 )
 
-// peerArgs are the arguments of `consul exec` for the work.
-func peerArgs(w work) []string {
+// consulExecArgs returns the arguments of `consul exec` for the work.
+func consulExecArgs(w work) []string {
 	if w.Real {
 		return []string{"exec", "uptime"}
 	}
 	return []string{"exec", "-node", "^" + simNodes, "uptime"}
 }
 
-// readPeer makes a report of what `consul exec` prints, until that ends. It does
-// not look at the order of output and exit, in which `consul exec` errs by
-// design, nor at acks, which it does not print.
-func readPeer(w work, from io.Reader) report {
+// readConsulExec reads the output of `consul exec` to its end and returns a
+// report. It does not check the order of output and exit, which `consul exec`
+// gets wrong by design. It cannot check acks, since `consul exec` prints none.
+func readConsulExec(w work, from io.Reader) report {
 	c := newChecker(w)
 	lines := bufio.NewScanner(from)
 	lines.Buffer(nil, 2<<20) // a chunk is one line
@@ -37,7 +37,7 @@ func readPeer(w work, from io.Reader) report {
 		case w.Real && strings.TrimSpace(text) != "":
 			c.Chunks++
 		default:
-			c.peerChunk(name, text)
+			c.lineChunk(name, text)
 		}
 	}
 	c.Acks = c.Exits
@@ -45,8 +45,8 @@ func readPeer(w work, from io.Reader) report {
 	return c.report
 }
 
-// peerChunk takes in a line of a virtual node's output.
-func (c *checker) peerChunk(name, text string) {
+// lineChunk records a line of a virtual node's output.
+func (c *checker) lineChunk(name, text string) {
 	number, isChunk := strings.CutPrefix(text, name+" ")
 	if !isChunk {
 		return
@@ -54,7 +54,7 @@ func (c *checker) peerChunk(name, text string) {
 	n := c.node(name)
 	number, _, _ = strings.Cut(number, " ")
 	if i, err := strconv.Atoi(number); err != nil || i != n.chunks {
-		c.problem("%s: chunk %d is %.40q", name, n.chunks, text)
+		c.problem("%s: wrong chunk %d: %.40q", name, n.chunks, text)
 	}
 	n.chunks++
 	c.Chunks++

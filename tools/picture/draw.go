@@ -17,11 +17,11 @@ import (
 	"github.com/charmbracelet/x/ansi"
 )
 
-// hold is how long the last frame stays before the recording begins again.
+// hold is how long the last frame stays before the animation restarts.
 const hold = 12 * time.Second
 
-// The measures of the picture, in pixels. Every piece of text is told how wide it
-// is, so that the columns agree in any font.
+// The picture's measures in pixels. Every text element has an explicit width,
+// so columns align in any font.
 const (
 	fontSize   = 14
 	cellWidth  = 8.4
@@ -38,14 +38,14 @@ const (
 	fonts      = `ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono","Liberation Mono",monospace`
 )
 
-// palette has the 16 colours of terminals, readable on the background.
+// palette has a terminal's 16 colours, adapted to the background.
 var palette = [16]string{
 	"#484f58", "#ff7b72", "#56d364", "#e3b341", "#79c0ff", "#d2a8ff", "#56d4dd", "#b1bac4",
 	"#6e7681", "#ffa198", "#7ee787", "#f2cc60", "#a5d6ff", "#e2c5ff", "#b3f0ff", "#ffffff",
 }
 
-// A style is how a cell looks. The colours are those of CSS, or empty for the
-// terminal's own.
+// A style is the appearance of a cell. Its colours are CSS colours, or empty
+// for the terminal's default.
 type style struct {
 	fg, bg                                    string
 	bold, faint, italic, underline, concealed bool
@@ -82,7 +82,7 @@ func hex(c color.Color) string {
 	return fmt.Sprintf("#%02x%02x%02x", r>>8, g>>8, b>>8)
 }
 
-// css is the style in CSS, empty for plain text.
+// css returns the style as CSS declarations, or "" for plain text.
 func (s style) css() string {
 	var b strings.Builder
 	add := func(on bool, declaration string) {
@@ -99,11 +99,11 @@ func (s style) css() string {
 	return b.String()
 }
 
-// A span is a time by frames: it begins with one and ends with another, or with the
-// recording, whose number of frames it then has.
+// A span is a range of frames: from is its first frame, to the first frame
+// after it. At the end of the recording, to is the number of frames.
 type span struct{ from, to int }
 
-// A run is text in one style that is there for a span.
+// A run is text in one style that is visible for a span.
 type run struct {
 	x, y, width int
 	span        span
@@ -111,8 +111,8 @@ type run struct {
 	text        string
 }
 
-// draw makes an SVG of the recording, animated by CSS alone. Who does not animate
-// it, and who asks for less motion, sees the last frame.
+// draw returns an SVG of the recording, animated by CSS alone. Viewers without
+// animation, or with reduced motion, show the last frame.
 func draw(frames []frame, title string) []byte {
 	last := frames[len(frames)-1].screen
 	columns, rows := len(last.cells[0]), usedRows(frames)
@@ -153,7 +153,8 @@ func draw(frames []frame, title string) []byte {
 	return b.Bytes()
 }
 
-// usedRows is how many rows of the terminal ever had anything.
+// usedRows returns the number of rows up to the last that ever had text or the
+// cursor.
 func usedRows(frames []frame) int {
 	used := 0
 	for _, f := range frames {
@@ -166,7 +167,7 @@ func usedRows(frames []frame) int {
 	return used
 }
 
-// runsOf finds what stays the same for how long, in the order of reading.
+// runsOf returns the runs of the recording in reading order.
 func runsOf(frames []frame, rows int) []run {
 	var runs []run
 	for y := range rows {
@@ -174,7 +175,7 @@ func runsOf(frames []frame, rows int) []run {
 			span  span
 			style style
 		}
-		open := make(map[look]*run) // the run to the left that may go on
+		open := make(map[look]*run) // the latest run, which may continue to the right
 		var row []*run
 		for x := range frames[0].screen.cells[y] {
 			for from := 0; from < len(frames); {
@@ -212,7 +213,7 @@ func blank(c cell) bool {
 	return c.text == " " && c.style.bg == "" && !c.style.underline
 }
 
-// blankBetween is whether a row has nothing from one column to before another, for
+// blankBetween reports whether a row is blank in the columns [from, to) during
 // a span.
 func blankBetween(frames []frame, s span, y, from, to int) bool {
 	for _, f := range frames[s.from:s.to] {
@@ -225,12 +226,12 @@ func blankBetween(frames []frame, s span, y, from, to int) bool {
 	return true
 }
 
-// A drawing is what the runs of a picture have in common.
+// A drawing is the state shared by a picture's runs.
 type drawing struct {
 	frames []frame
 	end    time.Duration
-	spans  map[span]string  // classes
-	styles map[style]string // classes
+	spans  map[span]string  // CSS classes
+	styles map[style]string // CSS classes
 }
 
 func (d *drawing) run(b *bytes.Buffer, r run) {
@@ -241,7 +242,7 @@ func (d *drawing) run(b *bytes.Buffer, r run) {
 			name = fmt.Sprintf("k%d", len(d.spans))
 			d.spans[r.span] = name
 		}
-		// The base of an animation is what is seen without it.
+		// Without animation, class z is visible and class a is not.
 		group := "a"
 		if r.span.to == len(d.frames) {
 			group = "z"
@@ -268,7 +269,8 @@ func (d *drawing) run(b *bytes.Buffer, r run) {
 		number(float64(r.x)*cellWidth), r.y*lineHeight+baseline, length, attribute("class", classes), escape(r.text))
 }
 
-// keyframes shows something for a span. Each keyframe lasts until the next.
+// keyframes returns CSS keyframes that show an element for a span. Each
+// keyframe lasts until the next.
 func (d *drawing) keyframes(s span) string {
 	text := ""
 	if s.from > 0 {
@@ -281,7 +283,7 @@ func (d *drawing) keyframes(s span) string {
 	return text
 }
 
-// cursor moves the cursor.
+// cursor returns CSS keyframes that move the cursor.
 func (d *drawing) cursor() string {
 	var b strings.Builder
 	for i, f := range d.frames {
@@ -292,7 +294,7 @@ func (d *drawing) cursor() string {
 	return b.String()
 }
 
-// position is where the cursor is, in CSS.
+// position returns the cursor's position and visibility in CSS.
 func position(s screen) string {
 	opacity := 1
 	if s.hidden {
@@ -301,14 +303,14 @@ func position(s screen) string {
 	return fmt.Sprintf("transform:translate(%spx,%dpx);opacity:%d", number(float64(s.x)*cellWidth), s.y*lineHeight, opacity)
 }
 
-// percent is when a frame begins.
+// percent returns a frame's start as a percentage of the animation.
 func (d *drawing) percent(frame int) string {
 	return strconv.FormatFloat(100*float64(d.frames[frame].at)/float64(d.end), 'f', 3, 64) + "%"
 }
 
 func seconds(d time.Duration) string { return number(d.Seconds()) }
 
-// number has two decimals at most.
+// number formats f with at most two decimals.
 func number(f float64) string {
 	return strings.TrimRight(strings.TrimRight(strconv.FormatFloat(f, 'f', 2, 64), "0"), ".")
 }
@@ -322,6 +324,6 @@ func attribute(name string, values []string) string {
 
 func escape(text string) string {
 	var b strings.Builder
-	xml.EscapeText(&b, []byte(text)) // a Builder has no error
+	xml.EscapeText(&b, []byte(text)) // writes to a Builder never fail
 	return b.String()
 }
