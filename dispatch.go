@@ -68,7 +68,7 @@ func (d *dispatcher) plan(names []string) []dispatch {
 	var plan []dispatch
 	for i, group := range groupNames(names, func(filter string) bool {
 		e.NodeFilter = filter
-		return eventSize(e, maxLamportSize) <= maxEventSize
+		return eventSize(e) <= maxEventSize
 	}) {
 		next := dispatch{names: group, event: d.event(), delay: time.Duration(i) * eventPace}
 		next.event.NodeFilter = nameFilter(group)

@@ -314,7 +314,10 @@ func (r *run) expect(found targets, err error) error {
 		if r.names == nil {
 			return nil // nobody is expected
 		}
-		found.names = slices.DeleteFunc(slices.Clone(r.names), func(name string) bool { return !r.filter.matchNode(name) })
+		found.names = slices.DeleteFunc(slices.Clone(r.names), func(name string) bool {
+			absent := slices.ContainsFunc(found.absent, func(a absence) bool { return a.name == name })
+			return absent || !r.filter.matchNode(name)
+		})
 	case err != nil:
 		return err
 	}
@@ -560,7 +563,7 @@ func (r *run) remove(ctx context.Context) error {
 		errs = append(errs, r.session.destroy(ctx), r.dispatcher.deleteKeys(ctx))
 	}
 	if r.mayHaveOrphans {
-		errs = append(errs, destroyNamed(ctx, r.consul, r.sessionName()))
+		errs = append(errs, destroyNamed(ctx, r.consul, r.sessionName(), r.session == nil))
 	}
 	return errors.Join(errs...)
 }

@@ -193,7 +193,7 @@ func (c *config) checkEvent() error {
 		}
 		e.NodeFilter = nameFilter([]string{longest})
 	}
-	over := eventSize(e, minLamportSize) - maxEventSize
+	over := eventSize(e) - maxEventSize
 	if over <= 0 {
 		return nil
 	}

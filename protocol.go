@@ -74,9 +74,9 @@ func newEvent(prefix string, filter nodeFilter, session string) *api.UserEvent {
 	}
 }
 
-// eventSize returns the size of an event in gossip. Agents encode it as
+// eventSize returns the largest size of an event in gossip. Agents encode it as
 // MessagePack within MessagePack.
-func eventSize(e *api.UserEvent, lamport int) int {
+func eventSize(e *api.UserEvent) int {
 	field := func(key string, length int) int {
 		switch {
 		case length == 0:
@@ -90,7 +90,7 @@ func eventSize(e *api.UserEvent, lamport int) int {
 	}
 	inner := len("\x84") + field("ID", sessionIDLength) + field("n", len(e.Name)) + field("p", len(e.Payload)) +
 		field("nf", len(e.NodeFilter)) + field("sf", len(e.ServiceFilter)) + field("tf", len(e.TagFilter)) + len("\xa1v\x01")
-	outer := len("\x03\x84") + len("\xa5LTime") + lamport + len("\xa4Name\xb3consul:event:") + len(e.Name) +
+	outer := len("\x03\x84") + len("\xa5LTime") + maxLamportSize + len("\xa4Name\xb3consul:event:") + len(e.Name) +
 		len("\xa7Payload\xda\x00\x00") + len("\xa2CC\xc2")
 	return outer + inner
 }

@@ -191,7 +191,7 @@ func TestGroupNames(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			fits := func(filter string) bool {
 				e.NodeFilter = filter
-				return eventSize(e, maxLamportSize) <= maxEventSize
+				return eventSize(e) <= maxEventSize
 			}
 			groups := groupNames(test.names, fits)
 			if len(groups) > test.events {

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
+	"regexp"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -16,10 +16,13 @@ const (
 	// renewInterval leaves room for two renewals that fail.
 	renewInterval = consul.SessionTTL / 3
 
-	// createGrace is how long a request that creates a session goes on after
-	// the context has ended. If it were cut short, the run would have to search
-	// for the session it left behind.
+	// createGrace is how long a request that creates a session goes on after the
+	// context has ended. If it is cut short, the run has to search for the session
+	// that it may have left behind.
 	createGrace = time.Second
+
+	// orphanPause is the pause between such searches.
+	orphanPause = 250 * time.Millisecond
 )
 
 // session holds the job. The run and the agents write every key under it, and
@@ -30,26 +33,28 @@ type session struct {
 	requests chan chan<- error // asks keep to renew at once
 }
 
-// createSession creates a session with this name. In the agent's own
-// datacenter, whose name is empty, Consul binds it to the agent's node and that
-// node's health. In a named datacenter it has to name a node there and can't
-// have checks. mayHaveOrphans reports whether Consul may have created further
+// createSession creates a session with this name and without checks, so that it does
+// not end with every flap of an agent's health. In the agent's own datacenter, whose
+// name is empty, Consul binds it to the agent's node. In a named datacenter it has to
+// name a node there. mayHaveOrphans reports whether Consul may have created further
 // sessions with the name, whose answers were lost.
 func createSession(ctx context.Context, c *consul.Client, name string) (s *session, mayHaveOrphans bool, err error) {
 	s = &session{Client: c, requests: make(chan chan<- error, 1)}
 	entry := &api.SessionEntry{Name: name, Behavior: api.SessionBehaviorDelete, TTL: consul.SessionTTL.String()}
-	create := c.API.Session().Create
 	need := "session:write on the agent's node"
 	if c.Datacenter != "" {
 		if entry.Node, err = findServer(ctx, c); err != nil {
 			return nil, false, err
 		}
-		create = c.API.Session().CreateNoChecks
 		need = fmt.Sprintf("session:write on node %q", entry.Node)
 	}
 	op := consul.Operation{Doing: "create session", Need: need, Grace: createGrace, Patience: consul.StartPatience}
 	err = c.Do(ctx, op, func(ctx context.Context) (err error) {
-		s.id, _, err = create(entry, c.Write(ctx))
+		s.id, _, err = c.API.Session().CreateNoChecks(entry, c.Write(ctx))
+		if ttl := minTTL(err); ttl != "" {
+			entry.TTL = ttl
+			s.id, _, err = c.API.Session().CreateNoChecks(entry, c.Write(ctx))
+		}
 		mayHaveOrphans = mayHaveOrphans || err != nil && consul.IsTransient(err) && !consul.NotSent(err)
 		return err
 	})
@@ -58,6 +63,23 @@ func createSession(ctx context.Context, c *consul.Client, name string) (s *sessi
 	}
 	c.Log.Debug("session created", "session", s.id, "name", name)
 	return s, mayHaveOrphans, nil
+}
+
+// ttlRange finds the shortest TTL in Consul's refusal of a shorter one. Servers have
+// the option session_ttl_min.
+var ttlRange = regexp.MustCompile(`Invalid Session TTL '.*', must be between \[(\w+)=`)
+
+// minTTL returns the shortest TTL that Consul takes if err says that the TTL was
+// shorter.
+func minTTL(err error) string {
+	var status api.StatusError
+	if !errors.As(err, &status) {
+		return ""
+	}
+	if match := ttlRange.FindStringSubmatch(status.Body); match != nil {
+		return match[1]
+	}
+	return ""
 }
 
 // findServer returns the node of a healthy server in the datacenter.
@@ -80,22 +102,28 @@ func findServer(ctx context.Context, c *consul.Client) (string, error) {
 	return "", fmt.Errorf("%s%s: no server is healthy", op.Doing, c.In())
 }
 
-// destroyNamed destroys the sessions with this name. Consul may have created
-// some although its answers were lost.
-func destroyNamed(ctx context.Context, c *consul.Client, name string) error {
-	var sessions []*api.SessionEntry
+// destroyNamed destroys the sessions with this name. Consul may have created some
+// although its answers were lost. If await is set, one may still be on its way: the
+// search goes on until it is found or ctx ends.
+func destroyNamed(ctx context.Context, c *consul.Client, name string, await bool) error {
 	op := consul.Operation{Doing: "list sessions", Need: "session:read", Timeout: consul.CleanUpTimeout}
-	err := c.Do(ctx, op, func(ctx context.Context) (err error) {
-		sessions, _, err = c.API.Session().List(c.Query(ctx))
-		return err
-	})
-	errs := []error{err}
-	for _, entry := range sessions {
-		if entry.Name == name {
-			errs = append(errs, (&session{Client: c, id: entry.ID}).destroy(ctx))
+	for {
+		var sessions []*api.SessionEntry
+		err := c.Do(ctx, op, func(ctx context.Context) (err error) {
+			sessions, _, err = c.API.Session().List(c.Query(ctx))
+			return err
+		})
+		errs := []error{err}
+		for _, entry := range sessions {
+			if entry.Name == name {
+				await = false
+				errs = append(errs, (&session{Client: c, id: entry.ID}).destroy(ctx))
+			}
+		}
+		if err != nil || !await || !consul.Sleep(ctx, orphanPause) {
+			return errors.Join(errs...)
 		}
 	}
-	return errors.Join(errs...)
 }
 
 // keep renews the session every third of its TTL, and whenever somebody asks.
@@ -156,7 +184,7 @@ func (s *session) renew(ctx context.Context, patience time.Duration) error {
 	err := s.Do(ctx, op, func(ctx context.Context) error {
 		var entries []*api.SessionEntry
 		_, err := s.API.Raw().Write("/v1/session/renew/"+s.id, nil, &entries, s.Write(ctx))
-		if consul.HasStatus(err, http.StatusNotFound) {
+		if consul.SaysNoSession(err) {
 			return ErrSessionLost
 		}
 		return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -186,49 +187,69 @@ func (c catalog) instances(ctx context.Context, service string, filter nodeFilte
 	return nodes, nil
 }
 
-// watchFailures sends the names of the nodes whose agents have failed, as
-// gossip reports, each time that they change. It ends with ctx, or when the
-// catalog can't be read. It begins after the first delay and asks at most once
-// per delay.
+// watchFailures sends the names of the nodes whose agents have failed, as gossip
+// reports, each time that they change, until ctx ends. It begins after the first
+// delay and asks at most once per delay. If the catalog can't be read it sends no
+// names, as what it sent before may no longer be true. If the token may not read the
+// catalog that is its last word.
 func (c catalog) watchFailures(ctx context.Context, delay time.Duration, out chan<- []string) {
 	op := consul.Operation{Doing: "list failed nodes", Need: needNodes, Timeout: consul.PollTimeout}
+	var poll consul.Poll
 	for index := uint64(0); consul.Sleep(ctx, delay); {
-		var checks []struct{ Node string }
-		err := c.Do(ctx, op, func(ctx context.Context) error {
-			q := c.Query(ctx)
-			q.Filter, q.WaitIndex, q.WaitTime = isSerfHealth, index, consul.PollWait
-			meta, err := c.API.Raw().Query("/v1/health/state/critical", &checks, q)
-			if err != nil {
-				index = 0
-				return err
+		var names []string
+		err := c.Do(ctx, op, func(ctx context.Context) (err error) {
+			began := time.Now()
+			names, index, err = c.criticalNodes(ctx, index, poll.Wait())
+			if err != nil && poll.Cut(err, time.Since(began)) {
+				names, index, err = c.criticalNodes(ctx, 0, 0)
 			}
-			if meta.LastIndex < index {
-				meta.LastIndex = 0
-			}
-			index = meta.LastIndex
-			return nil
+			return err
 		})
-		if err != nil {
-			return
-		}
-		names := make([]string, len(checks))
-		for i, check := range checks {
-			names[i] = check.Node
-		}
 		select {
 		case out <- names:
 		case <-ctx.Done():
 		}
+		if errors.Is(err, ErrPermissionDenied) {
+			return
+		}
 	}
 }
 
-// list asks for a list and decodes the parts of it that out has fields for.
+// criticalNodes returns the nodes whose check serfHealth is critical, once the index
+// of the list is no longer the given one, and the new index. After a failure that
+// is 0.
+func (c catalog) criticalNodes(ctx context.Context, index uint64, wait time.Duration) ([]string, uint64, error) {
+	q := c.Query(ctx)
+	q.Filter, q.WaitIndex, q.WaitTime = isSerfHealth, index, wait
+	var checks []struct{ Node string }
+	meta, err := c.API.Raw().Query("/v1/health/state/critical", &checks, q)
+	if err == nil {
+		err = consul.CheckAnswer(meta, len(checks) == 0)
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	names := make([]string, len(checks))
+	for i, check := range checks {
+		names[i] = check.Node
+	}
+	if meta.LastIndex < index {
+		return names, 0, nil // after a restore or a change of leader the old index means nothing
+	}
+	return names, meta.LastIndex, nil
+}
+
+// list asks for a list and decodes the parts of it that out, a pointer to a slice or
+// a map, has fields for.
 func (c catalog) list(ctx context.Context, doing, need, path, filter string, out any) (meta *api.QueryMeta, err error) {
 	op := consul.Operation{Doing: doing, Need: need}
 	err = c.Do(ctx, op, func(ctx context.Context) (err error) {
 		q := c.Query(ctx)
 		q.Filter = filter
 		meta, err = c.API.Raw().Query(path, out, q)
+		if err == nil {
+			err = consul.CheckAnswer(meta, reflect.ValueOf(out).Elem().Len() == 0)
+		}
 		return err
 	})
 	return meta, err

@@ -34,15 +34,6 @@ const (
 	// request that fails for longer has failed for good.
 	SessionLife = 2 * SessionTTL
 
-	// PollWait is how long Consul may hold a blocking query while nothing
-	// changes. A connection that has gone silent is noticed after about as
-	// long.
-	PollWait = 10 * time.Second
-
-	// PollTimeout bounds a blocking query. Consul adds up to a sixteenth to the
-	// wait.
-	PollTimeout = PollWait + PollWait/16 + requestTimeout
-
 	// CleanUpTimeout bounds each request that removes what a run has made, so
 	// that one without an answer leaves time for another.
 	CleanUpTimeout = 1500 * time.Millisecond

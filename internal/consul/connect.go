@@ -45,8 +45,26 @@ func Connect(given *api.Config) (*Connection, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a client for Consul at %s: %w", conf.Address, err)
 	}
+	if err := checkTenancy(conf); err != nil {
+		return nil, err
+	}
 	InterceptBodies(conf.HttpClient) // api.NewClient has set it
 	return &Connection{Client: client, Datacenter: conf.Datacenter, transport: transport}, nil
+}
+
+// checkTenancy refuses a namespace and a partition other than the default, which
+// api.NewClient takes from the environment if the config names none. Agents look for
+// jobs in the default ones only.
+func checkTenancy(conf *api.Config) error {
+	for _, tenancy := range []struct{ name, env, value string }{
+		{"Namespace", api.HTTPNamespaceEnvName, conf.Namespace},
+		{"Partition", api.HTTPPartitionEnvName, conf.Partition},
+	} {
+		if tenancy.value != "" && tenancy.value != "default" {
+			return fmt.Errorf("%s %q (of the config or %s): agents look for jobs in the default one only", tenancy.name, tenancy.value, tenancy.env)
+		}
+	}
+	return nil
 }
 
 // CloseIdle closes the connections that no request uses, unless they are the

@@ -27,24 +27,31 @@ func HasStatus(err error, code int) bool {
 }
 
 // IsTransient reports whether a request that failed may succeed when it is
-// repeated: Consul was not reached, did not answer, is overloaded, or has no
-// leader.
+// repeated: Consul was not reached, did not answer, is overloaded, has no leader,
+// or does not know a fresh token yet.
 func IsTransient(err error) bool {
 	var status api.StatusError
 	var certificate *tls.CertificateVerificationError
 	switch {
+	case saysUnknownToken(err):
+		return true
 	case errors.Is(err, ErrPermissionDenied), errors.Is(err, ErrSessionLost), errors.As(err, &certificate):
 		return false
 	case !errors.As(err, &status):
 		return true // the connection: refused, reset, cut short, silent
 	case status.Code == http.StatusTooManyRequests:
 		return true
+	case status.Code == http.StatusNotFound:
+		return true // a gateway's, while it reloads: these endpoints exist in Consul
 	case status.Code < 500:
 		return false
 	}
 	// Consul answers 500 to these too, although the request is at fault.
 	return !containsAny(status.Body,
 		"exceeds", // the event is too large for gossip
+		"Invalid node filter",
+		"Invalid service filter",
+		"Invalid tag filter",
 		"cross datacenter lock must be created at server agent",
 		"invalid key name",
 	)
@@ -61,11 +68,12 @@ func NotSent(err error) bool {
 	if !errors.As(err, &status) || !IsTransient(err) {
 		return false
 	}
-	if status.Code == http.StatusTooManyRequests {
+	if status.Code == http.StatusTooManyRequests || saysUnknownToken(err) {
 		return true
 	}
-	// An agent answers these if it found no server for the request.
 	return containsAny(status.Body,
+		"rate limit exceeded", // of the agent or of its servers, also as a 500
+		// An agent answers these if it found no server for the request.
 		"No cluster leader",
 		"No known Consul servers",
 		"No path to datacenter",
@@ -83,6 +91,19 @@ func isDenied(err error) bool {
 	return status.Code == http.StatusForbidden ||
 		status.Code == http.StatusUnauthorized ||
 		containsAny(status.Body, "Permission denied", "ACL not found")
+}
+
+// saysUnknownToken reports whether Consul refused a request because it does not know
+// the token. A server that follows may not know a fresh token for some seconds.
+func saysUnknownToken(err error) bool {
+	var status api.StatusError
+	return errors.As(err, &status) && strings.Contains(status.Body, "ACL not found")
+}
+
+// SaysNoSession reports whether Consul refused a renewal because there is no such
+// session. A 404 without these words is a gateway's.
+func SaysNoSession(err error) bool {
+	return HasStatus(err, http.StatusNotFound) && strings.Contains(err.Error(), "Session id")
 }
 
 // saysInvalidSession reports whether Consul refused a write because its session
@@ -109,4 +130,16 @@ func withReason(err, reason error) error {
 		return &url.Error{Op: at.Op, URL: at.URL, Err: reason}
 	}
 	return reason
+}
+
+// CheckAnswer returns an error if the answer to a query means nothing: it is not
+// Consul's, or it is empty because the servers have no leader.
+func CheckAnswer(meta *api.QueryMeta, empty bool) error {
+	switch {
+	case meta.LastIndex == 0:
+		return errors.New("the answer has no index, so it is not Consul's")
+	case empty && !meta.KnownLeader:
+		return errors.New("the answer is empty, and the servers have no leader")
+	}
+	return nil
 }

@@ -20,6 +20,7 @@ type lister struct {
 	body     *body
 	forecast forecast
 	refresh  refresh
+	poll     consul.Poll
 }
 
 // errInterrupted is the error of a listing that a refresh has ended.
@@ -35,11 +36,12 @@ func (l *lister) list(ctx context.Context, index uint64) (found listing, err err
 	}
 	op := consul.Operation{Doing: "list keys under " + l.base, Need: "key:list on " + l.base, Timeout: consul.PollTimeout}
 	err = l.sight.do(waiting, l.Client, op, func(ctx context.Context) error {
-		q := l.Query(ctx)
-		q.WaitIndex, q.WaitTime = index, consul.PollWait
-		found, err = l.ask(q)
+		found, err = l.ask(ctx, index)
 		if err != nil && waiting.Err() == nil {
 			l.refresh.arm(nil)
+			if index > 0 && l.poll.Cut(err, time.Since(l.sight.asked)) {
+				found, err = l.ask(ctx, 0)
+			}
 			index = 0
 		}
 		return err
@@ -51,14 +53,20 @@ func (l *lister) list(ctx context.Context, index uint64) (found listing, err err
 	return found, err
 }
 
-// ask makes the request of a listing.
-func (l *lister) ask(q *api.QueryOptions) (found listing, err error) {
+// ask makes the request of a listing. It waits until the keys' index is no longer
+// the given one, and not at all if that is 0.
+func (l *lister) ask(ctx context.Context, index uint64) (found listing, err error) {
+	l.sight.asked = time.Now()
 	var meta *api.QueryMeta
-	q = q.WithContext(l.body.intercept(q.Context()))
+	q := l.Query(l.body.intercept(ctx))
+	q.WaitIndex, q.WaitTime = index, l.poll.Wait()
 	if found.values = l.forecast.wantsValues(time.Now()); found.values {
 		found.entries, meta, err = l.askValues(q)
 	} else {
 		found.entries, meta, err = l.askNames(q)
+	}
+	if err == nil {
+		err = consul.CheckAnswer(meta, len(found.entries) == 0)
 	}
 	if err != nil {
 		return listing{}, err
@@ -69,7 +77,7 @@ func (l *lister) ask(q *api.QueryOptions) (found listing, err error) {
 		e.parsed = ParseKey(strings.TrimPrefix(e.Key, l.base))
 		found.hasJob = found.hasJob || e.parsed.Kind == Job
 	}
-	found.index = max(meta.LastIndex, 1) // 0 would not wait
+	found.index = meta.LastIndex
 	return found, nil
 }
 

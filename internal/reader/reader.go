@@ -25,7 +25,7 @@ type Reader struct {
 
 // New returns a reader for the keys under base, which is <prefix>/<session>/.
 func New(client *consul.Client, session, base string) *Reader {
-	sight, buffer := new(sight), new(body)
+	sight, buffer := &sight{listedAt: time.Now()}, new(body)
 	txn := &transactions{Client: client, base: base, sight: sight, body: buffer, maxOps: newMaxOps}
 	return &Reader{
 		Out:      make(chan Batch),

@@ -7,9 +7,14 @@ import (
 	"github.com/consulexec/consulexec/internal/consul"
 )
 
+// tolerance is how long the listings may be apart before the time between them
+// counts as an outage.
+const tolerance = time.Second
+
 // sight measures for how long nothing could be read.
 type sight struct {
 	asked      time.Time // when the last request was made
+	listedAt   time.Time // when the last listing came; at first, when reading began
 	blindSince time.Time // since when something may have been missed, or zero
 	failed     bool      // whether a request has failed since then
 }
@@ -33,12 +38,15 @@ func (s *sight) do(ctx context.Context, client *consul.Client, op consul.Operati
 	})
 }
 
-// outage ends the outage before the last request, which succeeded. It returns
-// how long the outage was, or 0 if no request has failed.
+// outage ends the outage before the last listing, which succeeded. It returns how
+// long the outage was. It is 0 if no request has failed, or if the listings came at
+// short intervals in spite of failures: so time goes on for a run whose requests
+// fail again and again.
 func (s *sight) outage() time.Duration {
-	defer func() { s.blindSince, s.failed = time.Time{}, false }()
-	if !s.failed {
+	failed, blind, gap := s.failed, s.asked.Sub(s.blindSince), s.asked.Sub(s.listedAt)-tolerance
+	s.blindSince, s.failed, s.listedAt = time.Time{}, false, time.Now()
+	if !failed {
 		return 0
 	}
-	return s.asked.Sub(s.blindSince)
+	return max(0, min(blind, gap))
 }
