@@ -167,7 +167,9 @@ func TestNodeKilled(t *testing.T) {
 				}
 			}
 		}
-		result, err := rec.Run(t.Context(), "sleep 60", consulexec.WithNode("server-1"))
+		// Gossip among so few agents may miss server-1; anti-entropy then brings the
+		// event within half a minute.
+		result, err := rec.Run(t.Context(), "sleep 60", consulexec.WithNode("server-1"), consulexec.WithAckTimeout(time.Minute))
 		if !errors.Is(err, consulexec.ErrSessionLost) || runtest.States(result) != "server-1: running" {
 			t.Errorf("error %v, states %s", err, runtest.States(result))
 		}
