@@ -62,12 +62,13 @@
 // # When Consul falters
 //
 // A request is retried, with growing pauses, if Consul can't be reached, is
-// overloaded or has no leader. Before there is a session that goes on for five
-// seconds, then for as long as the session can live, which is 30 seconds after
-// its last renewal. No node ages while nothing can be read. The event is
-// retried only if it certainly did not go out, so that no retry makes a node
-// run the command twice. An agent whose write fails in such a time gives up and
-// falls silent: its node is lost.
+// overloaded, has no leader, or does not know a fresh token yet. Before there
+// is a session that goes on for five seconds, then for as long as the session
+// can live, which is 30 seconds after its last renewal. No node ages while
+// nothing can be read. What a gateway in front of Consul answers by itself says
+// nothing of session and keys. The event is retried only if it certainly did
+// not go out, so that no retry makes a node run the command twice. An agent
+// whose write fails in such a time gives up and falls silent: its node is lost.
 //
 // # What Consul's agents do not do
 //

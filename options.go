@@ -284,8 +284,8 @@ func WithArgs(args ...string) Option {
 
 // WithNode runs only on nodes whose name matches re, a regular expression in
 // Go's syntax. It is not anchored: "web-1" matches web-10 too. All filters
-// travel in one gossip message of 512 bytes. That leaves some 330 bytes for re
-// with the default prefix, and New refuses a longer one. For a list of names
+// travel in one gossip message of 512 bytes. That leaves at least 327 bytes for
+// re with the default prefix, and New refuses a longer one. For a list of names
 // use WithNodes.
 func WithNode(re string) Option {
 	return func(c *config) error { return compile(&c.filter.node, "WithNode", re) }
@@ -534,9 +534,11 @@ func WithPrefix(prefix string) Option {
 }
 
 // WithDatacenter runs in the datacenter dc, through the same agent. A healthy
-// server of that datacenter then holds the session. To find it the token needs
-// service:read on "consul" and node:read. For a datacenter other than the
-// agent's own, Consul 1.22 requires that the agent is a server; 1.8 does not.
+// server of that datacenter then holds the session. If Consul's autopilot
+// removes that server from the catalog, the run ends with ErrSessionLost. To
+// find it the token needs service:read on "consul" and node:read. For a
+// datacenter other than the agent's own, Consul 1.22 requires that the agent is
+// a server; 1.8 does not.
 func WithDatacenter(dc string) Option {
 	return func(c *config) error {
 		if dc == "" {
@@ -552,7 +554,9 @@ func WithDatacenter(dc string) Option {
 // Consul's tools. New reads conf and does not change it, nor its Transport and
 // HttpClient. If conf has neither of these, Consul's answers are not
 // compressed: near Consul that is cheaper for both sides. If Consul is far
-// away, give a Transport.
+// away, give a Transport. A Namespace or Partition other than the default is an
+// error, also from CONSUL_NAMESPACE and CONSUL_PARTITION: agents look for jobs
+// in the default ones only.
 func WithConfig(conf *api.Config) Option {
 	return func(c *config) error {
 		if conf == nil {

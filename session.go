@@ -16,9 +16,9 @@ const (
 	// renewInterval leaves room for two renewals that fail.
 	renewInterval = consul.SessionTTL / 3
 
-	// createGrace is how long a request that creates a session goes on after the
-	// context has ended. If it is cut short, the run has to search for the session
-	// that it may have left behind.
+	// createGrace is how long a request that creates a session goes on after
+	// the context has ended. If it is cut short, the run has to search for the
+	// session that it may have left behind.
 	createGrace = time.Second
 
 	// orphanPause is the pause between such searches.
@@ -33,11 +33,12 @@ type session struct {
 	requests chan chan<- error // asks keep to renew at once
 }
 
-// createSession creates a session with this name and without checks, so that it does
-// not end with every flap of an agent's health. In the agent's own datacenter, whose
-// name is empty, Consul binds it to the agent's node. In a named datacenter it has to
-// name a node there. mayHaveOrphans reports whether Consul may have created further
-// sessions with the name, whose answers were lost.
+// createSession creates a session with this name and without checks, so that it
+// does not end with every flap of an agent's health. In the agent's own
+// datacenter, whose name is empty, Consul binds it to the agent's node. In a
+// named datacenter it has to name a node there. mayHaveOrphans reports whether
+// Consul may have created further sessions with the name, whose answers were
+// lost.
 func createSession(ctx context.Context, c *consul.Client, name string) (s *session, mayHaveOrphans bool, err error) {
 	s = &session{Client: c, requests: make(chan chan<- error, 1)}
 	entry := &api.SessionEntry{Name: name, Behavior: api.SessionBehaviorDelete, TTL: consul.SessionTTL.String()}
@@ -65,12 +66,12 @@ func createSession(ctx context.Context, c *consul.Client, name string) (s *sessi
 	return s, mayHaveOrphans, nil
 }
 
-// ttlRange finds the shortest TTL in Consul's refusal of a shorter one. Servers have
-// the option session_ttl_min.
+// ttlRange finds the shortest TTL in Consul's refusal of a shorter one. Servers
+// have the option session_ttl_min.
 var ttlRange = regexp.MustCompile(`Invalid Session TTL '.*', must be between \[(\w+)=`)
 
-// minTTL returns the shortest TTL that Consul takes if err says that the TTL was
-// shorter.
+// minTTL returns the shortest TTL that Consul takes if err says that the TTL
+// was shorter.
 func minTTL(err error) string {
 	var status api.StatusError
 	if !errors.As(err, &status) {
@@ -102,9 +103,9 @@ func findServer(ctx context.Context, c *consul.Client) (string, error) {
 	return "", fmt.Errorf("%s%s: no server is healthy", op.Doing, c.In())
 }
 
-// destroyNamed destroys the sessions with this name. Consul may have created some
-// although its answers were lost. If await is set, one may still be on its way: the
-// search goes on until it is found or ctx ends.
+// destroyNamed destroys the sessions with this name. Consul may have created
+// some although its answers were lost. If await is set, one may still be on its
+// way: the search goes on until it is found or ctx ends.
 func destroyNamed(ctx context.Context, c *consul.Client, name string, await bool) error {
 	op := consul.Operation{Doing: "list sessions", Need: "session:read", Timeout: consul.CleanUpTimeout}
 	for {

@@ -187,11 +187,11 @@ func (c catalog) instances(ctx context.Context, service string, filter nodeFilte
 	return nodes, nil
 }
 
-// watchFailures sends the names of the nodes whose agents have failed, as gossip
-// reports, each time that they change, until ctx ends. It begins after the first
-// delay and asks at most once per delay. If the catalog can't be read it sends no
-// names, as what it sent before may no longer be true. If the token may not read the
-// catalog that is its last word.
+// watchFailures sends the names of the nodes whose agents have failed, as
+// gossip reports, each time that they change, until ctx ends. It begins after
+// the first delay and asks at most once per delay. If the catalog can't be read
+// it sends no names, as what it sent before may no longer be true. If the token
+// may not read the catalog that is its last word.
 func (c catalog) watchFailures(ctx context.Context, delay time.Duration, out chan<- []string) {
 	op := consul.Operation{Doing: "list failed nodes", Need: needNodes, Timeout: consul.PollTimeout}
 	var poll consul.Poll
@@ -215,9 +215,9 @@ func (c catalog) watchFailures(ctx context.Context, delay time.Duration, out cha
 	}
 }
 
-// criticalNodes returns the nodes whose check serfHealth is critical, once the index
-// of the list is no longer the given one, and the new index. After a failure that
-// is 0.
+// criticalNodes returns the nodes whose check serfHealth is critical, once the
+// index of the list is no longer the given one, and the new index. After a
+// failure that is 0.
 func (c catalog) criticalNodes(ctx context.Context, index uint64, wait time.Duration) ([]string, uint64, error) {
 	q := c.Query(ctx)
 	q.Filter, q.WaitIndex, q.WaitTime = isSerfHealth, index, wait
@@ -239,8 +239,8 @@ func (c catalog) criticalNodes(ctx context.Context, index uint64, wait time.Dura
 	return names, meta.LastIndex, nil
 }
 
-// list asks for a list and decodes the parts of it that out, a pointer to a slice or
-// a map, has fields for.
+// list asks for a list and decodes the parts of it that out, a pointer to a
+// slice or a map, has fields for.
 func (c catalog) list(ctx context.Context, doing, need, path, filter string, out any) (meta *api.QueryMeta, err error) {
 	op := consul.Operation{Doing: doing, Need: need}
 	err = c.Do(ctx, op, func(ctx context.Context) (err error) {

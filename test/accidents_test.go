@@ -17,8 +17,9 @@ import (
 	"github.com/consulexec/consulexec/internal/runtest"
 )
 
-// fiveNodes starts a cluster that survives the loss of a server. A server that is
-// killed keeps its vote. So the next one can be killed once the first is back.
+// fiveNodes starts a cluster that survives the loss of a server. A server that
+// is killed keeps its vote. So the next one can be killed once the first is
+// back.
 func fiveNodes(t *testing.T) *devcluster.Cluster {
 	nodes := devcluster.Nodes(3, 2)
 	for i := range nodes[:3] {
@@ -91,8 +92,8 @@ func TestLeaderLeaves(t *testing.T) {
 	y.check(t, result, 5)
 }
 
-// TestAgentRestarted kills the agent that serves the run, and starts it again before
-// gossip reports it as failed.
+// TestAgentRestarted kills the agent that serves the run, and starts it again
+// before gossip reports it as failed.
 func TestAgentRestarted(t *testing.T) {
 	needsConsul(t)
 	cluster := fiveNodes(t)
@@ -120,8 +121,8 @@ func TestAgentRestarted(t *testing.T) {
 	y.check(t, result, 4)
 }
 
-// TestNodeKilled kills a node that runs the command, and the node that holds the
-// session.
+// TestNodeKilled kills a node that runs the command, and the node that holds
+// the session.
 func TestNodeKilled(t *testing.T) {
 	needsConsul(t)
 	cluster := fiveNodes(t)
@@ -153,8 +154,8 @@ func TestNodeKilled(t *testing.T) {
 		t.Log(result.Err())
 	})
 	t.Run("holds the session", func(t *testing.T) {
-		// As behind a load balancer: the session is bound to the agent that created
-		// it, and the requests then go to another agent.
+		// As behind a load balancer: the session is bound to the agent that
+		// created it, and the requests then go to another agent.
 		p := newProxy(t, cluster.Address("client-1"))
 		rec := runtest.NewRecorder(t, cluster.Client("server-1"))
 		rec.Reach = consulexec.WithClient(p.client(t))
@@ -166,9 +167,9 @@ func TestNodeKilled(t *testing.T) {
 				}
 			}
 		}
-		// Gossip among so few agents may miss server-1; anti-entropy then brings the
-		// event within half a minute.
-		// The session has no checks, so it goes on while the run renews it.
+		// Gossip among so few agents may miss server-1; anti-entropy then
+		// brings the event within half a minute. The session has no checks, so
+		// it goes on while the run renews it.
 		result, err := rec.Run(t.Context(), "sleep 20", consulexec.WithNode("server-1"), consulexec.WithAckTimeout(time.Minute))
 		if err != nil || runtest.States(result) != "server-1: exit 0" {
 			t.Errorf("error %v, states %s", err, runtest.States(result))
@@ -182,8 +183,8 @@ func TestNodeKilled(t *testing.T) {
 
 const killAddress = "CONSULEXEC_TEST_KILL_AT"
 
-// TestProcessKilled kills a program during a run. Consul removes its session and its
-// keys within twice the TTL.
+// TestProcessKilled kills a program during a run. Consul removes its session
+// and its keys within twice the TTL.
 func TestProcessKilled(t *testing.T) {
 	if address := os.Getenv(killAddress); address != "" {
 		e, err := consulexec.New("sleep 300", consulexec.WithConfig(&api.Config{Address: address}),

@@ -26,8 +26,8 @@ node_prefix    ""        { policy = "read" }
 service_prefix ""        { policy = "read" }
 `
 
-// TestACL runs with tokens that have all permissions, and with tokens that lack one
-// each.
+// TestACL runs with tokens that have all permissions, and with tokens that lack
+// one each.
 func TestACL(t *testing.T) {
 	needsConsul(t)
 	nodes := devcluster.Nodes(1, 2)
@@ -157,8 +157,8 @@ func TestACL(t *testing.T) {
 	})
 }
 
-// saysFiltered reports whether answers of this Consul say that they were filtered
-// by ACLs. They do from 1.11 on.
+// saysFiltered reports whether answers of this Consul say that they were
+// filtered by ACLs. They do from 1.11 on.
 func saysFiltered(t *testing.T, cluster *devcluster.Cluster) bool {
 	self, err := cluster.Client("server-1").Agent().Self()
 	if err != nil {

@@ -14,8 +14,9 @@ import (
 	"github.com/consulexec/consulexec/internal/runtest"
 )
 
-// TestAgainAndAgain runs a short command many times, through each of three nodes in
-// turn. Every run waits for all of them, however soon the first one exits.
+// TestAgainAndAgain runs a short command many times, through each of three
+// nodes in turn. Every run waits for all of them, however soon the first one
+// exits.
 func TestAgainAndAgain(t *testing.T) {
 	needsConsul(t)
 	cluster := devcluster.Start(t, devcluster.Config{Nodes: devcluster.Nodes(1, 2)})
@@ -28,8 +29,8 @@ func TestAgainAndAgain(t *testing.T) {
 	}
 }
 
-// TestSixtyNames runs on sixty nodes with names of thirty letters. All are alive in
-// the catalog, but only three have an agent.
+// TestSixtyNames runs on sixty nodes with names of thirty letters. All are
+// alive in the catalog, but only three have an agent.
 func TestSixtyNames(t *testing.T) {
 	needsConsul(t)
 	var names []string
@@ -71,14 +72,14 @@ func TestSixtyNames(t *testing.T) {
 	}
 }
 
-// TestRollingOnNine runs on nine nodes, two at a time, and measures on the nodes how
-// many run the command at once.
+// TestRollingOnNine runs on nine nodes, two at a time, and measures on the
+// nodes how many run the command at once.
 func TestRollingOnNine(t *testing.T) {
 	needsConsul(t)
 	cluster := devcluster.Start(t, devcluster.Config{Nodes: devcluster.Nodes(1, 8)})
 	command, most := busy(t, 2)
-	// Gossip misses a node of such a cluster in every tenth event. Anti-entropy then
-	// reaches the node, up to a minute later in a young cluster.
+	// Gossip misses a node of such a cluster in every tenth event. Anti-entropy
+	// then reaches the node, up to a minute later in a young cluster.
 	patient := consulexec.WithAckTimeout(75 * time.Second)
 	rec, result, err := runtest.Execute(t, cluster.Client("server-1"), command, consulexec.WithConcurrency(2), patient)
 	if err != nil || result.Err() != nil || len(result.Nodes) != 9 {
@@ -104,8 +105,8 @@ func TestRollingOnNine(t *testing.T) {
 	}
 }
 
-// TestClientAgent runs in another datacenter through a client agent. Newer Consuls
-// refuse that, and the error says why.
+// TestClientAgent runs in another datacenter through a client agent. Newer
+// Consuls refuse that, and the error says why.
 func TestClientAgent(t *testing.T) {
 	needsConsul(t)
 	cluster := devcluster.Start(t, devcluster.Config{Nodes: append(devcluster.Nodes(1, 1), devcluster.NodesIn("dc2", 1, 0)...)})

@@ -12,8 +12,8 @@ import (
 	"github.com/consulexec/consulexec"
 )
 
-// conformKinds runs a command, a program with arguments and a script. What needs
-// quoting arrives as it is.
+// conformKinds runs a command, a program with arguments and a script. What
+// needs quoting arrives as it is.
 func conformKinds(t *testing.T, c cluster) {
 	for _, test := range []struct {
 		name    string
@@ -65,8 +65,8 @@ func conformLongOutput(t *testing.T, c cluster) {
 	}
 }
 
-// conformMuchOutput has nodes print much in several parts. What was read is deleted
-// while they go on.
+// conformMuchOutput has nodes print much in several parts. What was read is
+// deleted while they go on.
 func conformMuchOutput(t *testing.T, c cluster) {
 	const parts, lines = 6, 80
 	command := fmt.Sprintf("i=0; for part in 1 2 3 4 5 6; do for line in $(seq %d); do printf '%%4095d\\n' $i; i=$((i+1)); done; sleep 0.4; done", lines)
@@ -99,8 +99,8 @@ func conformMuchOutput(t *testing.T, c cluster) {
 	}
 }
 
-// conformOnLine prints lines of many kinds, among them some that a chunk does not
-// hold.
+// conformOnLine prints lines of many kinds, among them some that a chunk does
+// not hold.
 func conformOnLine(t *testing.T, c cluster) {
 	lines, atExit := make(map[string][]string), make(map[string]int)
 	rec := c.recorder(t)
@@ -132,7 +132,8 @@ func conformOnLine(t *testing.T, c cluster) {
 	}
 }
 
-// conformGroups runs a command that behaves differently on the node that is first.
+// conformGroups runs a command that behaves differently on the node that is
+// first.
 func conformGroups(t *testing.T, c cluster) {
 	command := fmt.Sprintf("if mkdir %s 2>/dev/null; then echo first; else echo late; exit 3; fi", filepath.Join(t.TempDir(), "first"))
 	_, result, err := c.execute(t, command, answering)
@@ -158,8 +159,8 @@ func conformGroups(t *testing.T, c cluster) {
 	}
 }
 
-// conformExitCodes checks the exit status of commands and of programs, among them
-// some that end by a signal or cannot be started.
+// conformExitCodes checks the exit status of commands and of programs, among
+// them some that end by a signal or cannot be started.
 func conformExitCodes(t *testing.T, c cluster) {
 	for _, test := range []struct {
 		command string

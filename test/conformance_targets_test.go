@@ -49,8 +49,8 @@ func conformFilters(t *testing.T, c cluster) {
 	}
 }
 
-// conformLongFilter checks that New accepts a filter if gossip does. An event grows
-// by up to four bytes as a cluster ages, so New allows for them.
+// conformLongFilter checks that New accepts a filter if gossip does. An event
+// grows by up to four bytes as a cluster ages, so New allows for them.
 func conformLongFilter(t *testing.T, c cluster) {
 	long := func(length int) consulexec.Option {
 		return consulexec.WithNode("^(web-2|" + strings.Repeat("x", length-len("^(web-2|)$")) + ")$")
@@ -75,8 +75,8 @@ func conformLongFilter(t *testing.T, c cluster) {
 	}
 }
 
-// conformNames runs on named nodes, alone and with filters, with and without the
-// catalog.
+// conformNames runs on named nodes, alone and with filters, with and without
+// the catalog.
 func conformNames(t *testing.T, c cluster) {
 	rec, result, err := c.execute(t, "true", consulexec.WithNodes("web-2", "web.1", "db-1", "web-2"), consulexec.WithAckTimeout(time.Minute))
 	if got, want := runtest.States(result), "db-1: exit 0, web-2: exit 0, web.1: no response"; err != nil || got != want {
@@ -157,8 +157,8 @@ func conformMinNodes(t *testing.T, c cluster) {
 	}
 }
 
-// conformWithoutDiscovery runs without the catalog. Silence, or enough nodes, end
-// the run.
+// conformWithoutDiscovery runs without the catalog. Silence, or enough nodes,
+// end the run.
 func conformWithoutDiscovery(t *testing.T, c cluster) {
 	silent := []consulexec.Option{consulexec.WithoutDiscovery(), consulexec.WithWait(time.Second)}
 	_, result, err := c.execute(t, "sleep 2", append(silent, answering)...)
@@ -201,8 +201,8 @@ func conformDatacenters(t *testing.T, c cluster) {
 	}
 }
 
-// conformRunDatacenters runs in both datacenters at once, and in one that does not
-// exist.
+// conformRunDatacenters runs in both datacenters at once, and in one that does
+// not exist.
 func conformRunDatacenters(t *testing.T, c cluster) {
 	recs := runtest.NewRecorders(t, c.client)
 	recs.Reach = c.reach
@@ -231,8 +231,8 @@ func conformRunDatacenters(t *testing.T, c cluster) {
 	}
 }
 
-// conformConcurrency checks how many nodes run the command at once, and in which
-// order.
+// conformConcurrency checks how many nodes run the command at once, and in
+// which order.
 func conformConcurrency(t *testing.T, c cluster) {
 	for n, options := range map[int][]consulexec.Option{
 		1: {consulexec.WithConcurrency(1), answering},

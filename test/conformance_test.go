@@ -20,8 +20,8 @@ import (
 // them passes a test, that is a bug of exectest or of the library.
 //
 // In both, dc1 has the nodes web-1 and web-2 with a service each, and db-1 with
-// another. The agent of off-1 has remote exec disabled. Dc2 has far-1 and far-2.
-// The servers are web-1 and far-1.
+// another. The agent of off-1 has remote exec disabled. Dc2 has far-1 and
+// far-2. The servers are web-1 and far-1.
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	t.Run("exectest", func(t *testing.T) {

@@ -30,8 +30,9 @@ func writes(n int, pause time.Duration) exectest.Handler {
 // numbered returns the text of chunk i.
 func numbered(i int) string { return fmt.Sprintf("%4095d\n", i) }
 
-// TestDeletion has two nodes that print much, and many that print little. The run
-// deletes what it has read, so that listings stay short. No output is lost by that.
+// TestDeletion has two nodes that print much, and many that print little. The
+// run deletes what it has read, so that listings stay short. No output is lost
+// by that.
 func TestDeletion(t *testing.T) {
 	t.Parallel()
 	const chunks, many = 1000, 300
@@ -78,8 +79,8 @@ func TestDeletion(t *testing.T) {
 	})
 }
 
-// checkListings checks that some listings have values, as they do after a deletion,
-// and that there are not too many in a second.
+// checkListings checks that some listings have values, as they do after a
+// deletion, and that there are not too many in a second.
 func checkListings(t *testing.T, requests []exectest.Request, took time.Duration) {
 	t.Helper()
 	listings, values := 0, 0
@@ -113,8 +114,8 @@ func checkNumbered(t *testing.T, result *consulexec.Result, name string, chunks 
 	}
 }
 
-// TestDeletionFails fails deletions in every way. The keys are then listed again, but
-// no output is lost or comes twice.
+// TestDeletionFails fails deletions in every way. The keys are then listed
+// again, but no output is lost or comes twice.
 func TestDeletionFails(t *testing.T) {
 	t.Parallel()
 	ways := map[string]exectest.Action{

@@ -38,7 +38,8 @@ var waysToFail = map[string]exectest.Action{
 	"hang":           exectest.Hang,
 }
 
-// doThenFail has the cluster do what the request asks, and answers with a failure.
+// doThenFail has the cluster do what the request asks, and answers with a
+// failure.
 func doThenFail(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	next.ServeHTTP(discard{make(http.Header)}, r)
 	http.Error(w, "rpc error making call: EOF", http.StatusInternalServerError)
@@ -55,9 +56,9 @@ func (d discard) WriteHeader(int) {}
 
 const counted = "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n" // what runtest.Counts(10) prints
 
-// TestEveryRequestFails fails each request of a run in turn, in each way, once and
-// several times in a row. The run succeeds all the same, with one exception: if
-// the request fires an event, the event may never have gone out.
+// TestEveryRequestFails fails each request of a run in turn, in each way, once
+// and several times in a row. The run succeeds all the same, with one
+// exception: if the request fires an event, the event may never have gone out.
 func TestEveryRequestFails(t *testing.T) {
 	t.Parallel()
 	for name, way := range waysToFail {
@@ -75,8 +76,8 @@ func TestEveryRequestFails(t *testing.T) {
 	}
 }
 
-// failFrom fails that many requests of a run, from the nth on. It returns how many
-// requests the run made.
+// failFrom fails that many requests of a run, from the nth on. It returns how
+// many requests the run made.
 func failFrom(t *testing.T, n, times int, way exectest.Action) (requests int) {
 	// With so much output, the reader lists names and reads the values apart.
 	long := exectest.Answer(strings.Repeat("x", 20_000), 0)
@@ -117,8 +118,8 @@ func failFrom(t *testing.T, n, times int, way exectest.Action) (requests int) {
 				t.Errorf("%v fail: output of %s is %q", failed, name, n.Output)
 			}
 		}
-		// Until there is a session, requests are retried for some seconds only. One that
-		// takes 10 s to fail is not retried.
+		// Until there is a session, requests are retried for some seconds only.
+		// One that takes 10 s to fail is not retried.
 		if err != nil && result.Session != "" {
 			t.Errorf("%v fail: error %v", failed, err)
 		}
@@ -129,8 +130,9 @@ func failFrom(t *testing.T, n, times int, way exectest.Action) (requests int) {
 	return requests
 }
 
-// TestOutage has outages of several lengths during a run. If the session survives
-// an outage, the run does, and no node is lost. Otherwise the run ends.
+// TestOutage has outages of several lengths during a run. If the session
+// survives an outage, the run does, and no node is lost. Otherwise the run
+// ends.
 func TestOutage(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -177,8 +179,8 @@ func TestOutage(t *testing.T) {
 	}
 }
 
-// TestFailsForGood fails all requests of one kind. The run ends with their error,
-// at the latest when the session must have expired.
+// TestFailsForGood fails all requests of one kind. The run ends with their
+// error, at the latest when the session must have expired.
 func TestFailsForGood(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -227,8 +229,8 @@ func TestSlowCatalog(t *testing.T) {
 	})
 }
 
-// TestOutageLog has an outage in which many requests fail. The log has one line for
-// its begin and one for its end.
+// TestOutageLog has an outage in which many requests fail. The log has one line
+// for its begin and one for its end.
 func TestOutageLog(t *testing.T) {
 	t.Parallel()
 	runtest.Bubble(t, []exectest.Option{runtest.Node("a", runtest.Counts(100))}, func(t *testing.T, srv *exectest.Server) {
@@ -260,7 +262,8 @@ func TestOutageLog(t *testing.T) {
 	})
 }
 
-// TestNoRetry fails requests in ways that a retry cannot mend. Each is made once.
+// TestNoRetry fails requests in ways that a retry cannot mend. Each is made
+// once.
 func TestNoRetry(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -342,7 +345,8 @@ func TestUnreachable(t *testing.T) {
 	})
 }
 
-// TestNoAnswer runs against a Consul that accepts connections but never answers.
+// TestNoAnswer runs against a Consul that accepts connections but never
+// answers.
 func TestNoAnswer(t *testing.T) {
 	t.Parallel()
 	runtest.Bubble(t, nil, func(t *testing.T, srv *exectest.Server) {
@@ -391,8 +395,8 @@ func TestCertificate(t *testing.T) {
 	}
 }
 
-// TestCancelledWhileFailing cancels the context while Consul refuses a session. The
-// run asks for no further one, and its error is that it was cancelled.
+// TestCancelledWhileFailing cancels the context while Consul refuses a session.
+// The run asks for no further one, and its error is that it was cancelled.
 func TestCancelledWhileFailing(t *testing.T) {
 	t.Parallel()
 	for name, way := range waysToFail {
@@ -426,8 +430,8 @@ func TestCancelledWhileFailing(t *testing.T) {
 	}
 }
 
-// TestSessionLostAtDeadline destroys the session just before silence ends the run.
-// The run reports the lost session, not the silence.
+// TestSessionLostAtDeadline destroys the session just before silence ends the
+// run. The run reports the lost session, not the silence.
 func TestSessionLostAtDeadline(t *testing.T) {
 	t.Parallel()
 	runtest.Bubble(t, []exectest.Option{runtest.Node("a", runtest.Up), runtest.Node("off", runtest.Up, exectest.ExecDisabled())}, func(t *testing.T, srv *exectest.Server) {
@@ -443,8 +447,8 @@ func TestSessionLostAtDeadline(t *testing.T) {
 	})
 }
 
-// TestRollingEventFails fails the second event of a rolling run, in each way. No
-// node runs the command twice, and the result is right about each.
+// TestRollingEventFails fails the second event of a rolling run, in each way.
+// No node runs the command twice, and the result is right about each.
 func TestRollingEventFails(t *testing.T) {
 	t.Parallel()
 	for name, way := range waysToFail {
@@ -473,8 +477,8 @@ func TestRollingEventFails(t *testing.T) {
 	}
 }
 
-// TestIndexGoesBack has the index go back during a run, as after the restore of a
-// snapshot.
+// TestIndexGoesBack has the index go back during a run, as after the restore of
+// a snapshot.
 func TestIndexGoesBack(t *testing.T) {
 	t.Parallel()
 	talks := func(ctx context.Context, j *exectest.Job) int {

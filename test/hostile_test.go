@@ -139,8 +139,8 @@ func TestStrangersKeys(t *testing.T) {
 	})
 }
 
-// TestPrefixDeleted deletes all keys of a run at three moments: before the acks are
-// read, beside an exit, and later once more.
+// TestPrefixDeleted deletes all keys of a run at three moments: before the acks
+// are read, beside an exit, and later once more.
 func TestPrefixDeleted(t *testing.T) {
 	t.Parallel()
 	nodes := []exectest.Option{runtest.Node("a", runtest.Counts(20)), runtest.Node("b", runtest.Sleeps(2*time.Second)), runtest.Node("c", runtest.Sleeps(30*time.Second))}

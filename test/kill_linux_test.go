@@ -26,16 +26,16 @@ import (
 
 var lastSleeper atomic.Int64
 
-// A sleeper is a command with three sleeping processes. They are known by how long
-// they sleep, which differs between sleepers.
+// A sleeper is a command with three sleeping processes. They are known by how
+// long they sleep, which differs between sleepers.
 type sleeper struct {
 	t       *testing.T
 	seconds string
 	command string
 }
 
-// newSleeper returns a sleeper. What is left of its processes is killed when the
-// test ends.
+// newSleeper returns a sleeper. What is left of its processes is killed when
+// the test ends.
 func newSleeper(t *testing.T) sleeper {
 	n := fmt.Sprintf("4321%06d", os.Getpid()*1000%1000000+int(lastSleeper.Add(1)))
 	s := sleeper{t, n, fmt.Sprintf("sleep %s & sleep %[1]s | cat & echo $0; sleep %[1]s; :", n)}
@@ -92,8 +92,8 @@ func (s sleeper) await(want int) {
 	}
 }
 
-// checkFiles checks that the files of a script are gone. The script has printed its
-// name. An agent may take a moment to remove its own file.
+// checkFiles checks that the files of a script are gone. The script has printed
+// its name. An agent may take a moment to remove its own file.
 func checkFiles(t *testing.T, result *consulexec.Result) {
 	t.Helper()
 	for _, n := range result.Nodes {
@@ -118,8 +118,8 @@ func checkFiles(t *testing.T, result *consulexec.Result) {
 	}
 }
 
-// cancelled runs a form of the sleeper. It cancels the run once the sleeper runs on
-// that many nodes.
+// cancelled runs a form of the sleeper. It cancels the run once the sleeper
+// runs on that many nodes.
 func (s sleeper) cancelled(client *api.Client, nodes int, form string, options ...consulexec.Option) (*consulexec.Result, error) {
 	s.t.Helper()
 	ctx, cancel := context.WithCancel(s.t.Context())
@@ -147,8 +147,8 @@ func (s sleeper) cancelled(client *api.Client, nodes int, form string, options .
 	return result, err
 }
 
-// TestEndOnNodes ends commands on their nodes, when the context ends and at their
-// timeout.
+// TestEndOnNodes ends commands on their nodes, when the context ends and at
+// their timeout.
 func TestEndOnNodes(t *testing.T) {
 	t.Parallel()
 	t.Run("exectest", func(t *testing.T) {
@@ -172,8 +172,8 @@ func TestEndOnNodes(t *testing.T) {
 	})
 }
 
-// checkProcesses checks that nothing is left of what the agents started. It allows
-// some seconds for the ends of sleepers that the tests killed.
+// checkProcesses checks that nothing is left of what the agents started. It
+// allows some seconds for the ends of sleepers that the tests killed.
 func checkProcesses(t *testing.T, cluster *devcluster.Cluster) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; pause(t.Context(), 10*time.Millisecond) {
@@ -194,8 +194,8 @@ func checkProcesses(t *testing.T, cluster *devcluster.Cluster) {
 	}
 }
 
-// endOnNodes runs the tests of TestEndOnNodes on server-1, client-1 and client-2.
-// The last one kills an agent.
+// endOnNodes runs the tests of TestEndOnNodes on server-1, client-1 and
+// client-2. The last one kills an agent.
 func endOnNodes(t *testing.T, client *api.Client, kill func(node string)) {
 	t.Run("agents live", func(t *testing.T) { endOnLiveNodes(t, client) })
 	t.Run("an agent is dead", func(t *testing.T) { endOnDeadNode(t, client, kill) })

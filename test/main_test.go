@@ -11,8 +11,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// Most of the time, the tests wait for agents and commands. So more of them run
-	// at once than there are processors, unless the command line has -parallel.
+	// Most of the time, the tests wait for agents and commands. So more of them
+	// run at once than there are processors, unless the command line has
+	// -parallel.
 	if err := flag.Set("test.parallel", fmt.Sprint(max(8, runtime.GOMAXPROCS(0)))); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(2)
@@ -20,8 +21,8 @@ func TestMain(m *testing.M) {
 	os.Exit(runtest.Main(m))
 }
 
-// needsConsul skips a test under -short. Otherwise the test runs in parallel with
-// others.
+// needsConsul skips a test under -short. Otherwise the test runs in parallel
+// with others.
 func needsConsul(t *testing.T) {
 	t.Helper()
 	if testing.Short() {

@@ -12,9 +12,9 @@ import (
 	"github.com/consulexec/consulexec/internal/runtest"
 )
 
-// TestMemory has a callback that falls behind the whole output of a command. The run
-// must not hold that output in memory. It is no parallel test, as it measures the
-// memory of the process.
+// TestMemory has a callback that falls behind the whole output of a command.
+// The run must not hold that output in memory. It is no parallel test, as it
+// measures the memory of the process.
 func TestMemory(t *testing.T) {
 	const total = 48 << 20
 	written := make(chan struct{})

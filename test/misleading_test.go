@@ -29,8 +29,8 @@ func onBody(method, path, text string) func(*http.Request) bool {
 	}
 }
 
-// TestGateway has a gateway in front of Consul reload in the middle of a run. Its
-// 404 and 503 say nothing of the session and the keys.
+// TestGateway has a gateway in front of Consul reload in the middle of a run.
+// Its 404 and 503 say nothing of the session and the keys.
 func TestGateway(t *testing.T) {
 	t.Parallel()
 	for status, text := range map[int]string{404: "<html>404 page not found</html>", 503: "<html>upstream is reloading</html>"} {
@@ -52,8 +52,8 @@ func TestGateway(t *testing.T) {
 	}
 }
 
-// TestUnknownToken has the servers not know the token yet, for some seconds and for
-// ever.
+// TestUnknownToken has the servers not know the token yet, for some seconds and
+// for ever.
 func TestUnknownToken(t *testing.T) {
 	t.Parallel()
 	unknown := exectest.Fault{Do: exectest.Respond(403, "rpc error making call: ACL not found")}
@@ -80,8 +80,8 @@ func TestUnknownToken(t *testing.T) {
 	})
 }
 
-// TestMostListingsRefused refuses four of five listings for the whole run. A node
-// that never answers is given up all the same.
+// TestMostListingsRefused refuses four of five listings for the whole run. A
+// node that never answers is given up all the same.
 func TestMostListingsRefused(t *testing.T) {
 	t.Parallel()
 	nodes := []exectest.Option{runtest.Node("a", runtest.Up), exectest.Node("off", exectest.ExecDisabled())}
@@ -107,8 +107,8 @@ func TestMostListingsRefused(t *testing.T) {
 	})
 }
 
-// TestEmptyWithoutLeader has the catalog answer with an empty list while there is no
-// leader. The run asks again.
+// TestEmptyWithoutLeader has the catalog answer with an empty list while there
+// is no leader. The run asks again.
 func TestEmptyWithoutLeader(t *testing.T) {
 	t.Parallel()
 	runtest.Bubble(t, []exectest.Option{runtest.Node("a", runtest.Up)}, func(t *testing.T, srv *exectest.Server) {
@@ -159,8 +159,8 @@ func TestPollsCut(t *testing.T) {
 	})
 }
 
-// TestSlowSession ends the context while Consul is slow to create the session. The
-// session does not stay.
+// TestSlowSession ends the context while Consul is slow to create the session.
+// The session does not stay.
 func TestSlowSession(t *testing.T) {
 	t.Parallel()
 	for _, delay := range []time.Duration{500 * time.Millisecond, 3 * time.Second} {
@@ -210,8 +210,8 @@ func TestSessionTTLMin(t *testing.T) {
 	})
 }
 
-// TestEventRefused refuses the event. It is repeated only if Consul says that it did
-// nothing, and never if what the event says is at fault.
+// TestEventRefused refuses the event. It is repeated only if Consul says that
+// it did nothing, and never if what the event says is at fault.
 func TestEventRefused(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -243,8 +243,8 @@ func TestEventRefused(t *testing.T) {
 	}
 }
 
-// TestServicesHidden names an absent node with a token that may read the nodes and
-// not the services. The node is reported once.
+// TestServicesHidden names an absent node with a token that may read the nodes
+// and not the services. The node is reported once.
 func TestServicesHidden(t *testing.T) {
 	t.Parallel()
 	nodes := []exectest.Option{exectest.Node("a", exectest.WithService("web"))}
@@ -257,7 +257,8 @@ func TestServicesHidden(t *testing.T) {
 	})
 }
 
-// TestFlappingHealth has the health of the client's agent flap. The run goes on.
+// TestFlappingHealth has the health of the client's agent flap. The run goes
+// on.
 func TestFlappingHealth(t *testing.T) {
 	t.Parallel()
 	nodes := []exectest.Option{runtest.Node("a", runtest.Counts(5)), runtest.Node("b", runtest.Counts(5))}

@@ -23,8 +23,8 @@ var (
 )
 
 // TestSoak makes one run after the other, with random nodes, faults, deaths and
-// cancellations. It compares each result with what the nodes did. If a run fails,
-// the test prints its seed for -seed.
+// cancellations. It compares each result with what the nodes did. If a run
+// fails, the test prints its seed for -seed.
 func TestSoak(t *testing.T) {
 	if *soakSeed != 0 {
 		soak(t, *soakSeed)
@@ -167,8 +167,8 @@ func (s *soaking) options() []consulexec.Option {
 	return options
 }
 
-// waysToTrouble are the ways in which a request can fail, in a fixed order, so that
-// a seed repeats a run.
+// waysToTrouble are the ways in which a request can fail, in a fixed order, so
+// that a seed repeats a run.
 var waysToTrouble = []exectest.Action{
 	exectest.Refuse, exectest.Drop, exectest.Hang, doThenFail,
 	exectest.Respond(500, "No cluster leader"), exectest.Respond(500, "rpc error making call: EOF"), exectest.Respond(429, "slow down"),
@@ -253,7 +253,8 @@ func (s *soaking) run(t *testing.T, srv *exectest.Server) {
 	if took > patience+6*time.Second {
 		t.Errorf("took %v, want at most %v", took, patience+6*time.Second)
 	}
-	// If Consul could not be reached at the end, it removes the rest after the TTL.
+	// If Consul could not be reached at the end, it removes the rest after the
+	// TTL.
 	time.Sleep(35 * time.Second)
 	if left := srv.Sessions(); len(left) > 0 {
 		t.Errorf("sessions %v are left", left)

@@ -65,9 +65,9 @@ func (y *tally) check(t *testing.T, result *consulexec.Result, nodes int) {
 	}
 }
 
-// busy returns a command for a run with n nodes at a time. On each node it records
-// in a file when it begins and ends. It ends after n nodes have begun, or after 5 s.
-// Most returns how many nodes ran it at once.
+// busy returns a command for a run with n nodes at a time. On each node it
+// records in a file when it begins and ends. It ends after n nodes have begun,
+// or after 5 s. Most returns how many nodes ran it at once.
 func busy(t *testing.T, n int) (command string, most func() int) {
 	file := filepath.Join(t.TempDir(), "marks")
 	command = fmt.Sprintf("echo begin >>%[1]s; i=0; while [ $(grep -c begin %[1]s) -lt %[2]d ] && [ $i -lt 50 ]; do i=$((i+1)); sleep 0.1; done; sleep 0.3; echo end >>%[1]s", file, n)

@@ -52,9 +52,9 @@ func Connect(given *api.Config) (*Connection, error) {
 	return &Connection{Client: client, Datacenter: conf.Datacenter, transport: transport}, nil
 }
 
-// checkTenancy refuses a namespace and a partition other than the default, which
-// api.NewClient takes from the environment if the config names none. Agents look for
-// jobs in the default ones only.
+// checkTenancy refuses a namespace and a partition other than the default,
+// which api.NewClient takes from the environment if the config names none.
+// Agents look for jobs in the default ones only.
 func checkTenancy(conf *api.Config) error {
 	for _, tenancy := range []struct{ name, env, value string }{
 		{"Namespace", api.HTTPNamespaceEnvName, conf.Namespace},

@@ -27,8 +27,8 @@ func HasStatus(err error, code int) bool {
 }
 
 // IsTransient reports whether a request that failed may succeed when it is
-// repeated: Consul was not reached, did not answer, is overloaded, has no leader,
-// or does not know a fresh token yet.
+// repeated: Consul was not reached, did not answer, is overloaded, has no
+// leader, or does not know a fresh token yet.
 func IsTransient(err error) bool {
 	var status api.StatusError
 	var certificate *tls.CertificateVerificationError
@@ -93,15 +93,16 @@ func isDenied(err error) bool {
 		containsAny(status.Body, "Permission denied", "ACL not found")
 }
 
-// saysUnknownToken reports whether Consul refused a request because it does not know
-// the token. A server that follows may not know a fresh token for some seconds.
+// saysUnknownToken reports whether Consul refused a request because it does not
+// know the token. A server that follows may not know a fresh token for some
+// seconds.
 func saysUnknownToken(err error) bool {
 	var status api.StatusError
 	return errors.As(err, &status) && strings.Contains(status.Body, "ACL not found")
 }
 
-// SaysNoSession reports whether Consul refused a renewal because there is no such
-// session. A 404 without these words is a gateway's.
+// SaysNoSession reports whether Consul refused a renewal because there is no
+// such session. A 404 without these words is a gateway's.
 func SaysNoSession(err error) bool {
 	return HasStatus(err, http.StatusNotFound) && strings.Contains(err.Error(), "Session id")
 }
@@ -132,8 +133,8 @@ func withReason(err, reason error) error {
 	return reason
 }
 
-// CheckAnswer returns an error if the answer to a query means nothing: it is not
-// Consul's, or it is empty because the servers have no leader.
+// CheckAnswer returns an error if the answer to a query means nothing: it is
+// not Consul's, or it is empty because the servers have no leader.
 func CheckAnswer(meta *api.QueryMeta, empty bool) error {
 	switch {
 	case meta.LastIndex == 0:

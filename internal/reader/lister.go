@@ -53,8 +53,8 @@ func (l *lister) list(ctx context.Context, index uint64) (found listing, err err
 	return found, err
 }
 
-// ask makes the request of a listing. It waits until the keys' index is no longer
-// the given one, and not at all if that is 0.
+// ask makes the request of a listing. It waits until the keys' index is no
+// longer the given one, and not at all if that is 0.
 func (l *lister) ask(ctx context.Context, index uint64) (found listing, err error) {
 	l.sight.asked = time.Now()
 	var meta *api.QueryMeta

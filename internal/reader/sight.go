@@ -38,10 +38,10 @@ func (s *sight) do(ctx context.Context, client *consul.Client, op consul.Operati
 	})
 }
 
-// outage ends the outage before the last listing, which succeeded. It returns how
-// long the outage was. It is 0 if no request has failed, or if the listings came at
-// short intervals in spite of failures: so time goes on for a run whose requests
-// fail again and again.
+// outage ends the outage before the last listing, which succeeded. It returns
+// how long the outage was. It is 0 if no request has failed, or if the listings
+// came at short intervals in spite of failures: so time goes on for a run whose
+// requests fail again and again.
 func (s *sight) outage() time.Duration {
 	failed, blind, gap := s.failed, s.asked.Sub(s.blindSince), s.asked.Sub(s.listedAt)-tolerance
 	s.blindSince, s.failed, s.listedAt = time.Time{}, false, time.Now()
