@@ -37,7 +37,7 @@
 // However a run ends, its session is destroyed and its keys are deleted before
 // the last callback. If that fails, or this process dies, the session's TTL
 // removes them within 30 seconds; a new leader of Consul's servers begins these
-// anew.
+// anew. If the servers' session_ttl_min is over 15 seconds, it is twice that.
 //
 // # Callbacks and events
 //

@@ -3,6 +3,7 @@ package consul
 import (
 	"crypto/tls"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 
@@ -61,5 +62,26 @@ func TestConnectAppliesTLS(t *testing.T) {
 	}
 	if c.transport.MaxConnsPerHost != 3 || c.transport.TLSClientConfig.ServerName != "consul.example" {
 		t.Errorf("the transport has %d connections per host and TLS name %q", c.transport.MaxConnsPerHost, c.transport.TLSClientConfig.ServerName)
+	}
+}
+
+// TestConnectRefusesTenancy checks that a job can't go to a namespace or
+// partition in which no agent looks, whoever names it.
+func TestConnectRefusesTenancy(t *testing.T) {
+	for name, conf := range map[string]*api.Config{
+		"Namespace": {Namespace: "team"},
+		"Partition": {Partition: "team"},
+	} {
+		if _, err := Connect(conf); err == nil || !strings.Contains(err.Error(), name+` "team"`) {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+	t.Setenv(api.HTTPNamespaceEnvName, "team")
+	if _, err := Connect(nil); err == nil || !strings.Contains(err.Error(), api.HTTPNamespaceEnvName) {
+		t.Errorf("by the environment: error %v", err)
+	}
+	t.Setenv(api.HTTPNamespaceEnvName, "default")
+	if _, err := Connect(nil); err != nil {
+		t.Errorf("the default namespace: error %v", err)
 	}
 }
