@@ -432,8 +432,8 @@ func TestNewSaysWhyAnAgentFails(t *testing.T) {
 func TestNewEndsWithContext(t *testing.T) {
 	needsConsul(t)
 	nodes := Nodes(1, 0)
-	nodes[0].Config = "bootstrap_expect = 3" // prevents a leader
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	nodes[0].Config = "bootstrap_expect = 3"                       // prevents a leader
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second) // time for the agent to start
 	defer cancel()
 	c, err := New(ctx, Config{Nodes: nodes})
 	if err == nil {
