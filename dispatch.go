@@ -2,7 +2,12 @@ package consulexec
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -11,38 +16,60 @@ import (
 	"github.com/consulexec/consulexec/internal/reader"
 )
 
-// eventPace is how fast gossip carries events: two of the size of a full list
-// of names fit in a packet, and packets go out five times a second.
-const eventPace = 100 * time.Millisecond
-
-// dispatcher hands the job of a session to nodes.
+// dispatcher hands the job of a session to nodes, in dispatches. Each has a key
+// of its own for the job, so that it can be closed: without the key no agent
+// begins the job. Only the goroutine of Exec.run uses it.
 type dispatcher struct {
 	*consul.Client
 	prefix  string
-	session string
+	session *session
 	filter  nodeFilter
-	byName  bool // events address nodes by name
+	byName  bool // all events address nodes by name
+	job     []byte
+
+	number  int                  // how many dispatches have a job
+	unused  bool                 // the last of them has no nodes yet
+	written map[string]time.Time // the dispatches that are open, and when their job was written
 }
 
-// A dispatch is an event and the expected nodes that it is for.
-type dispatch struct {
-	names []string
-	event *api.UserEvent
-
-	// delay is how long gossip takes until it carries the event, as it carries
-	// those before it first. The ack timeout of the nodes begins after it.
-	delay time.Duration
+// dispatchName returns the name of the nth dispatch in keys, from 1. The first
+// has none. A name has at most three characters up to the 34,695th dispatch.
+func dispatchName(n int) string {
+	const decimals, base = 1000, 36
+	switch {
+	case n == 1:
+		return ""
+	case n < decimals:
+		return strconv.Itoa(n)
+	}
+	return strconv.FormatInt(int64(n-decimals+10*base*base), base)
 }
 
-// base is the folder of the job's keys, with the slash.
-func (d *dispatcher) base() string { return d.prefix + "/" + d.session + "/" }
+// longestDispatch is as long as the name of any dispatch that New plans for.
+const longestDispatch = "999"
 
-// writeJob writes the document that the agents read.
-func (d *dispatcher) writeJob(ctx context.Context, spec jobSpec) error {
+// dispatchPrefix returns the prefix under which agents find the job of a
+// dispatch.
+func dispatchPrefix(prefix, session, dispatch string) string {
+	if dispatch == "" {
+		return prefix
+	}
+	return prefix + "/" + session + "/" + dispatch
+}
+
+// base is the folder of the run's keys, with the slash.
+func (d *dispatcher) base() string { return d.prefix + "/" + d.session.id + "/" }
+
+// path returns the path of a key in a dispatch.
+func (d *dispatcher) path(key reader.Key) string { return d.base() + key.Path(d.session.id) }
+
+// writeJob writes the document that agents read, for the next dispatch.
+func (d *dispatcher) writeJob(ctx context.Context) error {
+	dispatch := dispatchName(d.number + 1)
 	job := &api.KVPair{
-		Key:     d.base() + reader.Key{Kind: reader.Job}.Path(),
-		Value:   marshal(spec),
-		Session: d.session,
+		Key:     d.path(reader.Key{Dispatch: dispatch, Kind: reader.Job}),
+		Value:   d.job,
+		Session: d.session.id,
 	}
 	op := consul.Operation{Doing: "write job to " + job.Key, Need: "key:write on " + d.base()}
 	err := d.Do(ctx, op, func(ctx context.Context) error {
@@ -54,35 +81,79 @@ func (d *dispatcher) writeJob(ctx context.Context, spec jobSpec) error {
 	})
 	if err == nil {
 		d.Log.Debug("job written", "key", job.Key, "bytes", len(job.Value))
+		d.number++
+		d.unused = true
+		d.written[dispatch] = time.Now()
 	}
 	return err
 }
 
-// plan returns the dispatches for nodes whose turn it is: one for all that pass
-// the filter, or as many as their names need.
-func (d *dispatcher) plan(names []string) []dispatch {
-	if !d.byName {
-		return []dispatch{{names: names, event: d.event()}}
+// open returns the name of a dispatch that has a job and no nodes yet.
+func (d *dispatcher) open(ctx context.Context) (dispatch string, err error) {
+	if !d.unused {
+		if err := d.writeJob(ctx); err != nil {
+			return "", err
+		}
 	}
-	e := d.event()
-	var plan []dispatch
-	for i, group := range groupNames(names, func(filter string) bool {
-		e.NodeFilter = filter
-		return eventSize(e) <= maxEventSize
-	}) {
-		next := dispatch{names: group, event: d.event(), delay: time.Duration(i) * eventPace}
-		next.event.NodeFilter = nameFilter(group)
-		plan = append(plan, next)
+	d.unused = false
+	return dispatchName(d.number), nil
+}
+
+// A firing is an event of a dispatch, and the expected nodes that it is for.
+type firing struct {
+	dispatch string
+	names    []string
+	event    *api.UserEvent
+}
+
+// plan returns the events of a dispatch to nodes: one for all that pass the
+// filter, or as many as their names need. Only the first dispatch can address
+// nodes by the filter.
+func (d *dispatcher) plan(dispatch string, names []string) []firing {
+	if !d.byName && dispatch == "" {
+		return []firing{{names: names, event: d.event(dispatch, nil)}}
+	}
+	var plan []firing
+	for _, group := range groupNames(names, func(filter string) bool { return d.fits(dispatch, filter) }) {
+		plan = append(plan, firing{dispatch: dispatch, names: group, event: d.event(dispatch, group)})
 	}
 	return plan
 }
 
-func (d *dispatcher) event() *api.UserEvent { return newEvent(d.prefix, d.filter, d.session) }
+// planAgain groups nodes by the events of a later dispatch to them. It leaves
+// out nodes whose name is too long for that.
+func (d *dispatcher) planAgain(names []string) [][]string {
+	var groups [][]string
+	for _, f := range d.plan(longestDispatch, names) {
+		if eventSize(f.event) <= maxEventSize {
+			groups = append(groups, f.names)
+		}
+	}
+	return groups
+}
 
-// fire fires the event of a dispatch. It retries only if the event certainly
-// did not go out. If it may have gone out in spite of a failure, fire returns
-// that as uncertain: the nodes will show which.
-func (d *dispatcher) fire(ctx context.Context, next dispatch) (uncertain, err error) {
+// event returns an event of a dispatch: for the nodes with these names, or for
+// all that pass the filter if there are none.
+func (d *dispatcher) event(dispatch string, names []string) *api.UserEvent {
+	e := newEvent(dispatchPrefix(d.prefix, d.session.id, dispatch), d.filter, d.session.id)
+	if names != nil {
+		e.NodeFilter = nameFilter(names)
+	}
+	return e
+}
+
+// fits reports whether gossip takes an event of the dispatch with this filter
+// for names.
+func (d *dispatcher) fits(dispatch, filter string) bool {
+	e := d.event(dispatch, nil)
+	e.NodeFilter = filter
+	return eventSize(e) <= maxEventSize
+}
+
+// fire fires an event. It retries only if the event certainly did not go out.
+// If it may have gone out in spite of a failure, fire returns that as
+// uncertain.
+func (d *dispatcher) fire(ctx context.Context, next firing) (uncertain, err error) {
 	op := consul.Operation{Doing: "fire event " + next.event.Name, Need: fmt.Sprintf("event:write on %q", next.event.Name)}
 	var id string
 	err = d.Retry(ctx, op, consul.NotSent, func(ctx context.Context) (err error) {
@@ -102,7 +173,130 @@ func (d *dispatcher) fire(ctx context.Context, next dispatch) (uncertain, err er
 	return nil, err
 }
 
-// deleteKeys deletes the keys that do not go with the session: those of
+// fence makes sure that nodes which have not taken the job from a dispatch
+// never will: it locks their acks with the session of the fences, so that their
+// agents can't. It returns the nodes that are fenced. The others have taken the
+// job. The dispatch has to be open.
+func (d *dispatcher) fence(ctx context.Context, dispatch string, names []string) (fenced []string, err error) {
+	for group := range slices.Chunk(names, consul.MaxTxnOps-1) {
+		locked, err := d.fenceGroup(ctx, dispatch, group)
+		if err != nil {
+			return fenced, err
+		}
+		fenced = append(fenced, locked...)
+	}
+	return fenced, nil
+}
+
+// fenceGroup fences nodes in one transaction, again without those that have
+// taken the job until none is left of these.
+func (d *dispatcher) fenceGroup(ctx context.Context, dispatch string, names []string) (fenced []string, err error) {
+	job := d.path(reader.Key{Dispatch: dispatch, Kind: reader.Job})
+	op := consul.Operation{Doing: "fence nodes under " + job, Need: "key:write and key:read on " + d.base()}
+	for len(names) > 0 {
+		ops := []*api.KVTxnOp{{Verb: api.KVCheckSession, Key: job, Session: d.session.id}}
+		for _, name := range names {
+			ack := d.path(reader.Key{Dispatch: dispatch, Node: name, Kind: reader.Ack})
+			ops = append(ops, &api.KVTxnOp{Verb: api.KVLock, Key: ack, Session: d.session.fences.Load().id})
+		}
+		var refusals consul.Refusals
+		err := d.Do(ctx, op, func(ctx context.Context) (err error) {
+			refusals, err = d.Transact(ctx, ops)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		if reason, refused := refusals[0]; refused {
+			return nil, fmt.Errorf("%s: %w: %s", op.Doing, ErrSessionLost, reason)
+		}
+		if len(refusals) == 0 {
+			d.Log.Debug("fenced", "dispatch", job, "nodes", names)
+			return names, nil
+		}
+		if names, err = untouched(names, refusals); err != nil {
+			return nil, fmt.Errorf("%s: %w", op.Doing, err)
+		}
+	}
+	return nil, nil
+}
+
+// untouched returns the names whose locks were not refused. A lock is refused if
+// the node has taken the job. Any other refusal is an error.
+func untouched(names []string, refusals consul.Refusals) (rest []string, err error) {
+	for i, name := range names {
+		reason, refused := refusals[i+1]
+		switch {
+		case !refused:
+			rest = append(rest, name)
+		case strings.Contains(reason, "invalid session"):
+			return nil, fmt.Errorf("%w: %s", ErrSessionLost, reason)
+		case !strings.Contains(reason, "lock is already held"):
+			return nil, fmt.Errorf("node %s: %s", name, reason)
+		}
+	}
+	return rest, nil
+}
+
+// close deletes the jobs of dispatches whose nodes have all taken the job or are
+// fenced. After that a late copy of their events is harmless. A failure is
+// harmless too: the job goes with the session.
+func (d *dispatcher) close(ctx context.Context, dispatches []string) {
+	for group := range slices.Chunk(dispatches, consul.MaxTxnOps) {
+		var ops []*api.KVTxnOp
+		for _, dispatch := range group {
+			ops = append(ops, &api.KVTxnOp{Verb: api.KVDelete, Key: d.path(reader.Key{Dispatch: dispatch, Kind: reader.Job})})
+			delete(d.written, dispatch)
+		}
+		op := consul.Operation{Doing: "close dispatches", Need: "key:write on " + d.base(), Timeout: consul.CleanUpTimeout}
+		err := d.Try(ctx, op, func(ctx context.Context) error {
+			_, err := d.Transact(ctx, ops)
+			return err
+		})
+		if err != nil && ctx.Err() == nil {
+			d.Log.Debug("not closed", "error", err)
+			return
+		}
+		d.Log.Debug("closed", "dispatches", len(group))
+	}
+}
+
+// missing returns an open dispatch whose job was not in a listing, by name, and
+// whether there is one. listed is when the listing was asked for, and jobs are
+// the dispatches whose job it had.
+func (d *dispatcher) missing(jobs []string, listed time.Time) (dispatch string, found bool) {
+	for _, dispatch := range slices.Sorted(maps.Keys(d.written)) {
+		if listed.After(d.written[dispatch]) && !slices.Contains(jobs, dispatch) {
+			return dispatch, true
+		}
+	}
+	return "", false
+}
+
+// confirmJob returns an error if the job of an open dispatch is gone. Then its
+// nodes can no longer be fenced. A listing may be older than a new leader knows,
+// so it asks once more.
+func (d *dispatcher) confirmJob(ctx context.Context, dispatch string) error {
+	if err := d.session.confirm(ctx); err != nil {
+		return err
+	}
+	key := d.path(reader.Key{Dispatch: dispatch, Kind: reader.Job})
+	op := consul.Operation{Doing: "read job " + key, Need: "key:read on " + d.base()}
+	return d.Do(ctx, op, func(ctx context.Context) error {
+		q := d.Query(ctx)
+		q.RequireConsistent = true
+		pair, meta, err := d.API.KV().Get(key, q)
+		if err == nil {
+			err = consul.CheckAnswer(meta, pair == nil)
+		}
+		if err == nil && pair == nil {
+			err = fmt.Errorf("%w: somebody has deleted the job", ErrSessionLost)
+		}
+		return err
+	})
+}
+
+// deleteKeys deletes the keys that do not go with the sessions: those of
 // strangers.
 func (d *dispatcher) deleteKeys(ctx context.Context) error {
 	op := consul.Operation{Doing: "delete " + d.base(), Need: "key:write on " + d.base(), Timeout: consul.CleanUpTimeout}
@@ -115,3 +309,7 @@ func (d *dispatcher) deleteKeys(ctx context.Context) error {
 	}
 	return err
 }
+
+// errMayHaveTaken is the reason of a node that may have taken the job when the
+// run ended: it could not be fenced.
+var errMayHaveTaken = errors.New("may have taken the job")

@@ -218,7 +218,9 @@ type run struct {
 	mayHaveOrphans bool     // whether Consul may have created sessions that we don't know
 	dispatcher     *dispatcher
 	reader         *reader.Reader // nil before the first event
-	absent         []absence      // nodes of WithNodes that can't answer
+	absent         []absence      // expected nodes that can't answer
+	submitted      bool           // whether OnSubmit was called
+	uncertain      uncertainty
 	discoveryErr   error
 }
 
@@ -290,7 +292,7 @@ func (r *run) prepare() error {
 	})
 	err := r.openSession()
 	if err == nil {
-		err = r.writeJob()
+		err = r.dispatcher.writeJob(r.ctx)
 	}
 	if err != nil {
 		cancel()
@@ -321,6 +323,7 @@ func (r *run) expect(found targets, err error) error {
 	case err != nil:
 		return err
 	}
+	found = r.withoutLongNames(found)
 	r.absent = found.absent
 	for _, a := range found.absent {
 		r.state.addAbsent(a.name, a.reason)
@@ -333,15 +336,39 @@ func (r *run) expect(found targets, err error) error {
 	return nil
 }
 
+// withoutLongNames makes nodes absent whose names are too long for an event that
+// addresses nodes by name. New has checked the names of WithNodes.
+func (r *run) withoutLongNames(found targets) targets {
+	if !r.byName() {
+		return found
+	}
+	found.names = slices.DeleteFunc(found.names, func(name string) bool {
+		fits := r.dispatcher.fits(longestDispatch, nameFilter([]string{name}))
+		if !fits {
+			found.absent = append(found.absent, absence{name, fmt.Errorf("its name has %d bytes, which no event can carry", len(name))})
+		}
+		return !fits
+	})
+	return found
+}
+
 // openSession opens the session and begins to renew it.
 func (r *run) openSession() error {
-	session, mayHaveOrphans, err := createSession(r.ctx, r.consul, r.sessionName())
+	session, mayHaveOrphans, err := createJobSession(r.ctx, r.consul, r.sessionName())
 	r.mayHaveOrphans = mayHaveOrphans
 	if err != nil {
 		return err
 	}
 	r.session = session
-	r.dispatcher = &dispatcher{Client: r.consul, prefix: r.prefix, session: session.id, filter: r.filter, byName: r.byName()}
+	r.dispatcher = &dispatcher{
+		Client:  r.consul,
+		prefix:  r.prefix,
+		session: session,
+		filter:  r.filter,
+		byName:  r.byName(),
+		job:     r.jobDocument(),
+		written: make(map[string]time.Time),
+	}
 	r.tasks.Go(func() {
 		if err := session.keep(r.ctx); err != nil {
 			r.stop(err)
@@ -359,13 +386,14 @@ func (r *run) sessionName() string {
 	return fmt.Sprintf("consulexec %s by %s[%d]", r.id, host, os.Getpid())
 }
 
-// writeJob writes the job, with its runner if the command has to be ended.
-func (r *run) writeJob() error {
+// jobDocument returns the document that agents read, with its runner if the
+// command has to be ended.
+func (r *run) jobDocument() []byte {
 	job := r.job
 	if r.timeout > 0 || r.killOnCancel {
 		job = runner.Wrap(job, r.id, r.timeout)
 	}
-	return r.dispatcher.writeJob(r.ctx, jobSpec{Job: job, Wait: r.wait})
+	return marshal(jobSpec{Job: job, Wait: r.wait})
 }
 
 // submit makes the first dispatch, and reports it and the absent nodes.
@@ -373,28 +401,62 @@ func (r *run) submit() error {
 	if r.replicationWait > 0 && !consul.Sleep(r.ctx, r.replicationWait) {
 		return consul.ContextError(r.ctx)
 	}
+	r.reader = reader.New(r.consul, r.session.id, r.dispatcher.base())
 	if err := r.dispatch(); err != nil {
 		return err
 	}
+	r.reportSubmit()
+	return nil
+}
+
+// reportSubmit reports the first dispatch and the absent nodes, once.
+func (r *run) reportSubmit() {
+	if r.submitted {
+		return
+	}
+	r.submitted = true
 	r.emit(Event{Type: EventSubmit})
 	for _, a := range r.absent {
 		r.emit(Event{Type: EventNoResponse, Node: a.name})
 	}
-	return nil
 }
 
-// dispatch hands the job to the nodes whose turn it is.
+// dispatch hands the job to the nodes whose turn it is, and fires the events
+// that gossip can carry now.
 func (r *run) dispatch() error {
-	for _, d := range r.dispatcher.plan(r.state.next()) {
-		uncertain, err := r.dispatcher.fire(r.ctx, d)
+	names := r.state.next()
+	if len(names) > 0 || !r.state.known && r.dispatcher.unused {
+		if err := r.enqueue(names); err != nil {
+			return err
+		}
+	}
+	for {
+		next, ok := r.state.nextEvent(time.Now())
+		if !ok {
+			return nil
+		}
+		uncertain, err := r.dispatcher.fire(r.ctx, next)
 		if err != nil {
 			return err
 		}
-		r.state.dispatch(d.names, time.Now().Add(d.delay), uncertain)
+		r.state.dispatched(next, time.Now(), uncertain)
 		if r.ctx.Err() != nil {
 			return uncertain
 		}
+		r.reportSubmit()
+		if err := r.repeatUncertain(next.names, uncertain); err != nil {
+			return err
+		}
 	}
+}
+
+// enqueue opens a dispatch for nodes and queues its events.
+func (r *run) enqueue(names []string) error {
+	dispatch, err := r.dispatcher.open(r.ctx)
+	if err != nil {
+		return err
+	}
+	r.state.enqueue(r.dispatcher.plan(dispatch, names))
 	return nil
 }
 
@@ -402,21 +464,27 @@ func (r *run) dispatch() error {
 // timeout it asks for a fresh listing: what counts is that Consul had nothing,
 // not that nothing had arrived here.
 func (r *run) follow() error {
-	r.reader = reader.New(r.consul, r.session.id, r.dispatcher.base())
 	failed := make(chan []string)
 	r.tasks.Go(func() { r.reader.Run(r.ctx) })
 	r.tasks.Go(func() { catalog{r.consul}.watchFailures(r.ctx, min(r.wait, defaultWait), failed) })
-	timer := time.NewTimer(time.Until(r.state.deadline()))
+	timer := time.NewTimer(time.Until(r.state.wakeAt()))
 	defer timer.Stop()
 	for {
 		select {
 		case <-r.ctx.Done():
 			return consul.ContextError(r.ctx)
 		case <-timer.C:
-			r.reader.Refresh()
+			if err := r.dispatch(); err != nil {
+				return err
+			}
+			if due := r.state.deadline(); !due.IsZero() && !time.Now().Before(due) {
+				r.reader.Refresh() // and the listing sets the timer
+			} else {
+				timer.Reset(time.Until(r.state.wakeAt()))
+			}
 		case names := <-failed:
 			r.state.setCritical(names)
-			timer.Reset(time.Until(r.state.deadline()))
+			timer.Reset(time.Until(r.state.wakeAt()))
 		case b := <-r.reader.Out:
 			if b.Err != nil {
 				return b.Err
@@ -429,34 +497,36 @@ func (r *run) follow() error {
 				return err
 			}
 			if r.state.done(b.Listed) {
-				return r.verdict(b.JobGone)
+				return r.verdict()
 			}
-			timer.Reset(time.Until(r.state.deadline()))
+			r.dispatcher.close(r.ctx, r.state.takeEnded())
+			timer.Reset(time.Until(r.state.wakeAt()))
 		}
 	}
 }
 
-// endListing acts on what a listing did not have: silent nodes are given up. If
-// nodes have ended, the next ones get the job.
+// endListing acts on what a listing did not have: silent nodes are dispatched to
+// again or given up. If nodes have ended, the next ones get the job.
 func (r *run) endListing(b reader.Batch) error {
-	if b.JobGone {
-		r.session.check()
+	if dispatch, found := r.dispatcher.missing(b.Jobs, b.Listed); found {
+		if err := r.dispatcher.confirmJob(r.ctx, dispatch); err != nil {
+			return err
+		}
 	}
 	if b.Outage > 0 {
 		r.state.pause(b.Outage, time.Now())
 	}
-	r.giveUp(b.Listed)
-	if len(r.state.waiting) == 0 {
-		return nil
+	if err := r.giveUp(b.Listed); err != nil {
+		return err
 	}
 	return r.dispatch()
 }
 
-// verdict returns the error of a run that came to its end. If the job is gone,
-// the loss of the session may be why nothing more came. If nobody was expected
-// and nobody came, nothing ran.
-func (r *run) verdict(jobGone bool) error {
-	if jobGone {
+// verdict returns the error of a run that came to its end. If nobody was
+// expected, or a node is lost, the loss of the session may be why nothing more
+// came. If nobody was expected and nobody came, nothing ran.
+func (r *run) verdict() error {
+	if !r.state.known || r.state.lost > 0 {
 		if err := r.session.confirm(r.ctx); err != nil {
 			return err
 		}
@@ -473,6 +543,7 @@ func (r *run) verdict(jobGone bool) error {
 // apply reports the records of a batch.
 func (r *run) apply(records []reader.Record) {
 	for _, rec := range records {
+		rec.Node = r.state.expectedName(rec.Node)
 		if !r.report(rec, time.Now()) {
 			r.log.Warn("came too late", "node", rec.Node, "key", rec.Kind)
 		}
@@ -523,13 +594,15 @@ func (r *run) lose(name string, reason error) bool {
 	return true
 }
 
-// giveUp reports the nodes that had been silent for too long at the time of a
+// giveUp acts on the nodes that had been silent for too long at the time of a
 // listing.
-func (r *run) giveUp(listed time.Time) {
-	noResponse, silent := r.state.overdue(listed)
-	for _, name := range noResponse {
-		r.log.Debug("no response", "node", name)
-		r.emit(Event{Type: EventNoResponse, Node: name})
+func (r *run) giveUp(listed time.Time) error {
+	again, final, silent := r.state.overdue(listed)
+	if err := r.repeat(again); err != nil {
+		return err
+	}
+	if err := r.end(names(final)); err != nil {
+		return err
 	}
 	for _, n := range silent {
 		reason := fmt.Errorf("silent for %v", listed.Sub(n.seen).Round(time.Millisecond))
@@ -538,10 +611,141 @@ func (r *run) giveUp(listed time.Time) {
 		}
 		r.lose(n.Node, reason)
 	}
+	return nil
 }
 
-// cleanUp ends the run's goroutines and removes its session and its keys,
-// within timeout. If the context has ended, or ends meanwhile, it has
+func names(nodes []*node) []string {
+	var names []string
+	for _, n := range nodes {
+		names = append(names, n.Node)
+	}
+	return names
+}
+
+// repeat dispatches to silent nodes again, as far as the bound on events allows.
+func (r *run) repeat(silent []*node) error {
+	names := r.state.repeat(silent, r.dispatcher.planAgain)
+	if len(names) == 0 {
+		return nil
+	}
+	fenced, err := r.fence(names)
+	if err != nil || len(fenced) == 0 {
+		return err
+	}
+	r.log.Info("dispatching again", "nodes", fenced)
+	return r.enqueue(r.state.leaveAll(fenced))
+}
+
+// repeatUncertain dispatches to nodes again if their event may not have gone
+// out. It gives those that got it time to acknowledge. The fence waits until
+// Consul can be asked. After the patience for uncertain events the nodes are
+// given up.
+func (r *run) repeatUncertain(names []string, uncertain error) error {
+	if uncertain == nil {
+		r.uncertain = uncertainty{}
+		return nil
+	}
+	if !r.state.known {
+		return nil // nobody can be fenced
+	}
+	pause, patient := r.uncertain.next(time.Now())
+	if !consul.Sleep(r.ctx, pause) {
+		return consul.ContextError(r.ctx)
+	}
+	if !patient {
+		return r.end(names)
+	}
+	fenced, err := r.fence(names)
+	if err != nil || len(fenced) == 0 {
+		return err
+	}
+	return r.enqueue(r.state.leaveAll(fenced))
+}
+
+// uncertainty is a time in which no event certainly went out.
+type uncertainty struct {
+	since time.Time
+	pause time.Duration
+}
+
+// The pauses before an uncertain event is repeated grow from firstUncertainPause,
+// which gossip takes on a LAN, to lastUncertainPause.
+const (
+	firstUncertainPause = 200 * time.Millisecond
+	lastUncertainPause  = 2 * time.Second
+)
+
+// next returns how long to wait before an event is repeated, and whether it may
+// be repeated at all.
+func (u *uncertainty) next(now time.Time) (pause time.Duration, patient bool) {
+	if u.since.IsZero() {
+		*u = uncertainty{since: now, pause: firstUncertainPause}
+	}
+	pause = u.pause
+	u.pause = min(2*u.pause, lastUncertainPause)
+	return pause, now.Sub(u.since) < consul.SessionLife
+}
+
+// end fences silent nodes and reports those that have not taken the job. The
+// next listing has the acks of the others.
+func (r *run) end(names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	fenced, err := r.fence(names)
+	for _, name := range fenced {
+		r.state.noResponse(name)
+		r.log.Debug("no response", "node", name)
+		r.emit(Event{Type: EventNoResponse, Node: name})
+	}
+	if len(fenced) < len(names) {
+		r.reader.Refresh()
+	}
+	return err
+}
+
+// fence makes sure that the nodes with these names never take the job from the
+// dispatches that they are in, unless they have already. It returns those that
+// have not.
+func (r *run) fence(names []string) (fenced []string, err error) {
+	return r.fenceWithin(r.ctx, names)
+}
+
+func (r *run) fenceWithin(ctx context.Context, names []string) (fenced []string, err error) {
+	if r.session.fences.Load() == nil {
+		mayHaveOrphans, err := r.session.createFences(ctx, r.sessionName())
+		r.mayHaveOrphans = r.mayHaveOrphans || mayHaveOrphans
+		if err != nil {
+			return nil, err
+		}
+		r.reader.SetFences(r.session.fences.Load().id)
+	}
+	for dispatch, names := range r.state.byDispatch(names) {
+		locked, err := r.dispatcher.fence(ctx, dispatch, names)
+		fenced = append(fenced, locked...)
+		if err != nil {
+			return fenced, err
+		}
+	}
+	return fenced, nil
+}
+
+// settle decides about the nodes that were silent when the run ended early: the
+// session is about to go, and with it all acks.
+func (r *run) settle(ctx context.Context) {
+	names := r.state.silent()
+	if len(names) == 0 {
+		return
+	}
+	fenced, err := r.fenceWithin(ctx, names)
+	if err != nil {
+		r.log.Warn("nodes may have taken the job", "error", err)
+	}
+	r.state.settle(names, fenced, err)
+}
+
+// cleanUp ends the run's goroutines, decides about silent nodes, and removes its
+// sessions and its keys, within timeout. If the context has ended, or ends meanwhile, it has
 // cleanUpTimeout.
 func (r *run) cleanUp(timeout time.Duration) {
 	r.stop(nil)
@@ -550,17 +754,27 @@ func (r *run) cleanUp(timeout time.Duration) {
 	defer end()
 	ctx, cancel := context.WithTimeout(grace, timeout)
 	defer cancel()
+	settling, end := context.WithTimeout(ctx, timeout/2)
+	r.settle(settling)
+	end()
 	if err := r.remove(ctx); err != nil {
 		r.log.Warn("left to the session's TTL", "error", err)
 	}
 }
 
-// remove destroys the session and deletes the keys. The session goes first:
-// after that no agent can write, and the deletion leaves nothing.
+// remove destroys the sessions and deletes the keys. The session of the job goes
+// first: after that no agent can write, the fences are no longer needed, and the
+// deletion leaves nothing.
 func (r *run) remove(ctx context.Context) error {
 	var errs []error
 	if r.session != nil {
-		errs = append(errs, r.session.destroy(ctx), r.dispatcher.deleteKeys(ctx))
+		if err := r.session.destroy(ctx); err != nil {
+			return err
+		}
+		if fences := r.session.fences.Load(); fences != nil {
+			errs = append(errs, fences.destroy(ctx))
+		}
+		errs = append(errs, r.dispatcher.deleteKeys(ctx))
 	}
 	if r.mayHaveOrphans {
 		errs = append(errs, destroyNamed(ctx, r.consul, r.sessionName(), r.session == nil))

@@ -191,6 +191,7 @@ func (c *config) checkEvent() error {
 				longest = name
 			}
 		}
+		e.Payload = longestPayload(c.prefix)
 		e.NodeFilter = nameFilter([]string{longest})
 	}
 	over := eventSize(e) - maxEventSize

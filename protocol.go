@@ -128,11 +128,17 @@ func checkPrefix(prefix string) error {
 	if decoded, err := url.PathUnescape(prefix); err == nil && decoded != prefix && (strings.Contains(decoded, "..") || strings.Contains(decoded, " ")) {
 		return errors.New("has escapes that decode to .. or a space, which Consul refuses")
 	}
-	payload := marshal(eventPayload{prefix, strings.Repeat("x", sessionIDLength)})
+	payload := longestPayload(prefix)
 	if over := len(payload) - maxEventPayload; over > 0 {
 		return fmt.Errorf("is %d bytes too long: the event that carries it may have %d", over, maxEventPayload)
 	}
 	return nil
+}
+
+// longestPayload is as long as the payload of any event that New plans for.
+func longestPayload(prefix string) []byte {
+	session := strings.Repeat("x", sessionIDLength)
+	return marshal(eventPayload{dispatchPrefix(prefix, session, longestDispatch), session})
 }
 
 // nodeFilter decides which nodes take a job, as their agents do: each

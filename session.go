@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -23,37 +24,80 @@ const (
 
 	// orphanPause is the pause between such searches.
 	orphanPause = 250 * time.Millisecond
+
+	// fencesTTLs is how many times the TTL of the run's session that of its
+	// fences is. A fence has to outlive the session, which a client that was cut
+	// off may have renewed last.
+	fencesTTLs = 4
 )
 
-// session holds the job. The run and the agents write every key under it, and
-// the keys are deleted with it.
+// session is one of the run's sessions. Under the first, the run and the agents
+// write every key of the job; under the second, the run writes its fences. The
+// keys are deleted with their session.
 type session struct {
 	*consul.Client
 	id       string
-	requests chan chan<- error // asks keep to renew at once
+	ttl      time.Duration
+	requests chan chan<- error       // asks keep to renew at once
+	fences   atomic.Pointer[session] // of a run's first session: the second, or nil
 }
 
-// createSession creates a session with this name and without checks, so that it
-// does not end with every flap of an agent's health. In the agent's own
+// createJobSession creates the session that holds the job. In the agent's own
 // datacenter, whose name is empty, Consul binds it to the agent's node. In a
 // named datacenter it has to name a node there. mayHaveOrphans reports whether
 // Consul may have created further sessions with the name, whose answers were
 // lost.
-func createSession(ctx context.Context, c *consul.Client, name string) (s *session, mayHaveOrphans bool, err error) {
-	s = &session{Client: c, requests: make(chan chan<- error, 1)}
-	entry := &api.SessionEntry{Name: name, Behavior: api.SessionBehaviorDelete, TTL: consul.SessionTTL.String()}
-	need := "session:write on the agent's node"
+func createJobSession(ctx context.Context, c *consul.Client, name string) (s *session, mayHaveOrphans bool, err error) {
+	node := ""
 	if c.Datacenter != "" {
-		if entry.Node, err = findServer(ctx, c); err != nil {
+		if node, err = findServer(ctx, c); err != nil {
 			return nil, false, err
 		}
-		need = fmt.Sprintf("session:write on node %q", entry.Node)
 	}
-	op := consul.Operation{Doing: "create session", Need: need, Grace: createGrace, Patience: consul.StartPatience}
+	return createSession(ctx, c, name, node, consul.SessionTTL, consul.StartPatience)
+}
+
+// createFences creates the session for fences. It is on the same node, so that
+// no change of the catalog ends it alone. From then on keep renews it too.
+func (s *session) createFences(ctx context.Context, name string) (mayHaveOrphans bool, err error) {
+	op := consul.Operation{Doing: "read session " + s.id, Need: "session:read"}
+	var entry *api.SessionEntry
+	err = s.Do(ctx, op, func(ctx context.Context) error {
+		var meta *api.QueryMeta
+		entry, meta, err = s.API.Session().Info(s.id, s.Query(ctx))
+		if err == nil {
+			err = consul.CheckAnswer(meta, entry == nil)
+		}
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	if entry == nil {
+		return false, fmt.Errorf("%s: %w", op.Doing, ErrSessionLost)
+	}
+	fences, mayHaveOrphans, err := createSession(ctx, s.Client, name, entry.Node, fencesTTLs*s.ttl, consul.SessionLife)
+	if err == nil {
+		s.fences.Store(fences)
+	}
+	return mayHaveOrphans, err
+}
+
+// createSession creates a session without checks, so that it does not end with
+// every flap of an agent's health, on a node, or on the agent's own if that is
+// empty.
+func createSession(ctx context.Context, c *consul.Client, name, node string, ttl, patience time.Duration) (s *session, mayHaveOrphans bool, err error) {
+	s = &session{Client: c, ttl: ttl, requests: make(chan chan<- error, 1)}
+	entry := &api.SessionEntry{Name: name, Node: node, Behavior: api.SessionBehaviorDelete, TTL: ttl.String()}
+	need := "session:write on the agent's node"
+	if node != "" {
+		need = fmt.Sprintf("session:write on node %q", node)
+	}
+	op := consul.Operation{Doing: "create session", Need: need, Grace: createGrace, Patience: patience}
 	err = c.Do(ctx, op, func(ctx context.Context) (err error) {
 		s.id, _, err = c.API.Session().CreateNoChecks(entry, c.Write(ctx))
-		if ttl := minTTL(err); ttl != "" {
-			entry.TTL = ttl
+		if least := minTTL(err); least > 0 {
+			s.ttl, entry.TTL = least, least.String()
 			s.id, _, err = c.API.Session().CreateNoChecks(entry, c.Write(ctx))
 		}
 		mayHaveOrphans = mayHaveOrphans || err != nil && consul.IsTransient(err) && !consul.NotSent(err)
@@ -71,16 +115,21 @@ func createSession(ctx context.Context, c *consul.Client, name string) (s *sessi
 var ttlRange = regexp.MustCompile(`Invalid Session TTL '.*', must be between \[(\w+)=`)
 
 // minTTL returns the shortest TTL that Consul takes if err says that the TTL
-// was shorter.
-func minTTL(err error) string {
+// was shorter, and otherwise 0.
+func minTTL(err error) time.Duration {
 	var status api.StatusError
 	if !errors.As(err, &status) {
-		return ""
+		return 0
 	}
-	if match := ttlRange.FindStringSubmatch(status.Body); match != nil {
-		return match[1]
+	match := ttlRange.FindStringSubmatch(status.Body)
+	if match == nil {
+		return 0
 	}
-	return ""
+	ttl, err := time.ParseDuration(match[1])
+	if err != nil {
+		return 0
+	}
+	return ttl
 }
 
 // findServer returns the node of a healthy server in the datacenter.
@@ -127,9 +176,10 @@ func destroyNamed(ctx context.Context, c *consul.Client, name string, await bool
 	}
 }
 
-// keep renews the session every third of its TTL, and whenever somebody asks.
-// It returns nil when ctx ends, and an error when the session is lost or could
-// not be renewed for its lifetime. No other goroutine renews the session.
+// keep renews the run's sessions every third of the first one's TTL, and
+// whenever somebody asks. It returns nil when ctx ends, and an error when one of
+// them is lost or could not be renewed for its lifetime. No other goroutine
+// renews them.
 func (s *session) keep(ctx context.Context) error {
 	ticker := time.NewTicker(renewInterval)
 	defer ticker.Stop()
@@ -141,7 +191,15 @@ func (s *session) keep(ctx context.Context) error {
 		case <-ticker.C:
 		case answer = <-s.requests:
 		}
-		err := s.renew(ctx, consul.SessionLife-time.Since(renewed))
+		patience := consul.SessionLife - time.Since(renewed)
+		var err error
+		// Without its fences the job must not live on, so these come first.
+		if fences := s.fences.Load(); fences != nil {
+			err = fences.renew(ctx, patience)
+		}
+		if err == nil {
+			err = s.renew(ctx, patience)
+		}
 		if answer != nil {
 			answer <- err
 		}

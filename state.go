@@ -22,28 +22,76 @@ type state struct {
 	maxFailures int // how many failures stop the dispatching; no limit if 0
 
 	nodes        map[string]*node
-	known        bool      // whether the expected nodes are known
-	waiting      []string  // expected nodes that the job was not dispatched to, in order
-	skipped      int       // expected nodes that won't get the job because of failures
-	failedAtStop int       // how many failures that were
-	dispatchErr  error     // why an event may not have gone out, or nil
-	lastNews     time.Time // when the last record came or an event went out
+	aliases      map[string]string // how agents spell names of nodes, and how the catalog does
+	known        bool              // whether the expected nodes are known
+	waiting      []string          // expected nodes that are in no dispatch yet, in order
+	queue        []firing          // events that have not gone out yet, in order
+	flying       []flight          // events that gossip may still be carrying
+	open         map[string]int    // the nodes of each dispatch that may take the job from it
+	ended        []string          // dispatches that have none any more
+	repeats      map[repeat]int    // how many events have repeated others
+	skipped      int               // expected nodes that won't get the job because of failures
+	failedAtStop int               // how many failures that were
+	dispatchErr  error             // why an event may not have gone out, or nil
+	lastNews     time.Time         // when the last record came or an event went out
 
+	queued   int // nodes whose event has not gone out yet
 	unacked  int // nodes that may still acknowledge
 	running  int
 	exited   int
+	lost     int
 	failures int // nodes that exited with another status than 0, are lost, or did not respond
 }
 
 // node is what a run knows of one node.
 type node struct {
 	NodeResult
-	dispatchedAt time.Time // when the event for it went out, or zero
+	dispatch     string    // the last one that it is in
+	first        string    // the first one that it was in
+	round        int       // how often it was due to be dispatched to again
+	queued       bool      // its event has not gone out yet
+	unacked      bool      // its event went out, and it may still acknowledge
+	dispatchedAt time.Time // when its ack time began, or zero
 	reason       error     // why it may not have taken the job, if that is known
-	unacked      bool      // the job was dispatched to it, and it may still acknowledge
 	seen         time.Time // its last sign of life
 	critical     bool      // gossip reports that its agent has failed
 }
+
+// A flight is an event that went out.
+type flight struct {
+	names []string
+	at    time.Time
+}
+
+// A repeat is a time at which nodes are dispatched to again: those that were
+// first in one dispatch, for the same time.
+type repeat struct {
+	first string
+	round int
+}
+
+const (
+	// maxFlying is how many events gossip carries at once, and flightTime how
+	// long it takes for them if no node acknowledges: two events of the size of a
+	// full list of names fit in a packet, and packets go out five times a second.
+	maxFlying  = 10
+	flightTime = maxFlying * eventPace
+
+	// eventPace is how fast gossip carries events that follow each other.
+	eventPace = 100 * time.Millisecond
+
+	// repeatRounds is how often a silent node is dispatched to again: after each
+	// further fifth of the ack timeout.
+	repeatRounds = 2
+	repeatParts  = 5
+
+	// minRepeatTimeout is the shortest ack timeout with which that is done.
+	minRepeatTimeout = 2 * time.Second
+
+	// maxRepeats bounds the events of each round. Thousands of silent nodes are
+	// a matter of configuration, not of bad luck.
+	maxRepeats = 10
+)
 
 func newState(c *config) *state {
 	return &state{
@@ -56,6 +104,9 @@ func newState(c *config) *state {
 		percent:     c.percent,
 		maxFailures: c.maxFailures,
 		nodes:       make(map[string]*node),
+		aliases:     make(map[string]string),
+		open:        make(map[string]int),
+		repeats:     make(map[repeat]int),
 	}
 }
 
@@ -89,34 +140,152 @@ func (s *state) add(name string) *node {
 // them. After too many failures it drops the rest.
 func (s *state) next() []string {
 	if s.maxFailures > 0 && s.failures >= s.maxFailures {
-		if len(s.waiting) > 0 {
-			s.skipped, s.failedAtStop = len(s.waiting), s.failures
-		}
-		s.waiting = nil
+		s.skip()
 	}
 	// A node that waits may run already, by a stranger's doing.
 	s.waiting = slices.DeleteFunc(s.waiting, func(name string) bool { return s.nodes[name].State != StateSkipped })
 	n := len(s.waiting)
 	if s.concurrency > 0 {
-		n = min(n, max(0, s.concurrency-s.running-s.unacked))
+		n = min(n, max(0, s.concurrency-s.running-s.unacked-s.queued))
 	}
 	names := s.waiting[:n]
 	s.waiting = s.waiting[n:]
 	return names
 }
 
-// dispatch records that an event for expected nodes went out. A non-nil err
+// skip drops the nodes to which nothing was dispatched yet.
+func (s *state) skip() {
+	dropped := len(s.waiting)
+	s.waiting = nil
+	s.queue = slices.DeleteFunc(s.queue, func(f firing) bool {
+		started := slices.ContainsFunc(f.names, func(name string) bool { return s.nodes[name].State != StateSkipped })
+		if started || len(f.names) == 0 {
+			return false
+		}
+		for _, name := range f.names {
+			s.leave(s.nodes[name])
+		}
+		dropped += len(f.names)
+		return true
+	})
+	if dropped > 0 {
+		s.skipped += dropped
+		s.failedAtStop = s.failures
+	}
+}
+
+// enqueue adds events, whose nodes are in a new dispatch from now on.
+func (s *state) enqueue(firings []firing) {
+	for _, f := range firings {
+		for _, name := range f.names {
+			n := s.nodes[name]
+			if s.open[f.dispatch]++; n.dispatchedAt.IsZero() {
+				n.first = f.dispatch
+			}
+			n.dispatch, n.queued = f.dispatch, true
+			s.queued++
+		}
+	}
+	s.queue = append(s.queue, firings...)
+}
+
+// nextEvent removes the next event from the queue if gossip can carry it now.
+func (s *state) nextEvent(now time.Time) (next firing, ok bool) {
+	if len(s.queue) == 0 || now.Before(s.eventDue()) {
+		return firing{}, false
+	}
+	next = s.queue[0]
+	s.queue = s.queue[1:]
+	return next, true
+}
+
+// eventDue returns when gossip can carry the next event. That is in the past if
+// it can now.
+func (s *state) eventDue() time.Time {
+	s.flying = slices.DeleteFunc(s.flying, func(f flight) bool {
+		return len(f.names) > 0 && !slices.ContainsFunc(f.names, func(name string) bool { return s.nodes[name].unacked })
+	})
+	if len(s.flying) < maxFlying {
+		return time.Time{}
+	}
+	return s.flying[len(s.flying)-maxFlying].at.Add(flightTime)
+}
+
+// dispatched records that an event for expected nodes went out. A non-nil err
 // says why it may not have.
-func (s *state) dispatch(names []string, at time.Time, err error) {
+func (s *state) dispatched(f firing, at time.Time, err error) {
 	s.lastNews = at
 	if err != nil {
 		s.dispatchErr = err
 	}
-	for _, name := range names {
+	s.flying = append(s.flying[max(0, len(s.flying)-maxFlying+1):], flight{f.names, at})
+	for _, name := range f.names {
 		n := s.nodes[name]
-		n.State, n.dispatchedAt, n.reason, n.unacked = StateNoResponse, at, err, true
+		if !n.queued {
+			continue // it runs by a stranger's doing
+		}
+		n.queued, n.unacked = false, true
+		s.queued--
 		s.unacked++
+		n.State, n.reason = StateNoResponse, err
+		// Its ack time goes on as if the event had gone out when it was due.
+		n.dispatchedAt = at.Add(-s.repeatAfter(n.round))
 	}
+}
+
+// repeatAfter returns which part of its ack time a node has had before a round.
+func (s *state) repeatAfter(round int) time.Duration {
+	return s.ackTimeout / repeatParts * time.Duration(round)
+}
+
+// leave records that a node can no longer take the job from its dispatch.
+func (s *state) leave(n *node) {
+	switch {
+	case n.queued:
+		n.queued = false
+		s.queued--
+	case n.unacked:
+		n.unacked = false
+		s.unacked--
+	default:
+		return
+	}
+	if s.open[n.dispatch]--; s.open[n.dispatch] == 0 {
+		delete(s.open, n.dispatch)
+		s.ended = append(s.ended, n.dispatch)
+	}
+}
+
+// noResponse records that a node has not taken the job and never will.
+func (s *state) noResponse(name string) {
+	s.leave(s.nodes[name])
+	s.failures++
+}
+
+// takeEnded returns the dispatches that have come to their end since the last
+// call.
+func (s *state) takeEnded() []string {
+	ended := s.ended
+	s.ended = nil
+	return ended
+}
+
+// expectedName returns the name of the expected node that an agent's name
+// means: they may differ in case. It returns other names as they are.
+func (s *state) expectedName(name string) string {
+	if s.nodes[name] != nil || !s.known {
+		return name
+	}
+	if expected, ok := s.aliases[name]; ok {
+		return expected
+	}
+	for expected := range s.nodes {
+		if strings.EqualFold(expected, name) {
+			s.aliases[name] = expected
+			return expected
+		}
+	}
+	return name
 }
 
 // ack records that a node took the job. It reports whether that is news.
@@ -125,15 +294,11 @@ func (s *state) ack(name string, now time.Time) bool {
 	if n == nil {
 		n = s.add(name)
 	}
-	switch {
-	case n.State != StateNoResponse && n.State != StateSkipped:
+	final := n.State == StateNoResponse && !n.queued && !n.unacked
+	if final || n.State != StateNoResponse && n.State != StateSkipped {
 		return false
-	case n.unacked:
-		n.unacked = false
-		s.unacked--
-	case n.State == StateNoResponse:
-		s.failures-- // it was given up
 	}
+	s.leave(n)
 	s.lastNews, n.seen, n.Acked = now, now, now
 	n.State, n.reason = StateRunning, nil
 	s.running++
@@ -178,6 +343,7 @@ func (s *state) lose(name string, reason error) error {
 		return nil
 	}
 	n.State = StateLost
+	s.lost++
 	n.Err = &NodeError{Node: name, State: StateLost, ExitCode: -1, Err: reason}
 	s.running--
 	s.failures++
@@ -232,28 +398,119 @@ func (s *state) pause(outage time.Duration, now time.Time) {
 }
 
 // overdue returns the nodes that had been silent for too long at the time of a
-// listing, sorted by name. It gives up those that did not acknowledge. The
-// others run the command.
-func (s *state) overdue(listed time.Time) (noResponse []string, silent []*node) {
-	for name, n := range s.nodes {
+// listing: those that may be dispatched to again, those whose ack time is over,
+// and those that run the command.
+func (s *state) overdue(listed time.Time) (again, final, silent []*node) {
+	for _, n := range s.nodes {
 		switch {
-		case n.unacked && !listed.Before(n.dispatchedAt.Add(s.ackTimeout)):
-			n.unacked = false
-			s.unacked--
-			s.failures++
-			noResponse = append(noResponse, name)
+		case n.unacked && listed.Before(s.unackedUntil(n)):
+		case n.unacked && n.round < s.rounds():
+			again = append(again, n)
+		case n.unacked:
+			final = append(final, n)
 		case n.State == StateRunning && !listed.Before(s.lostAt(n)):
 			silent = append(silent, n)
 		}
 	}
-	slices.Sort(noResponse)
-	slices.SortFunc(silent, func(a, b *node) int { return strings.Compare(a.Node, b.Node) })
-	return noResponse, silent
+	for _, nodes := range [][]*node{again, final, silent} {
+		slices.SortFunc(nodes, func(a, b *node) int { return strings.Compare(a.Node, b.Node) })
+	}
+	return again, final, silent
+}
+
+// repeat chooses the silent nodes that are dispatched to again now, and counts
+// the round for all of them. plan returns the events that nodes need. The others
+// stay in their dispatch.
+func (s *state) repeat(silent []*node, plan func(names []string) [][]string) (chosen []string) {
+	groups := make(map[repeat][]string)
+	for _, n := range silent {
+		n.round++
+		of := repeat{n.first, n.round}
+		groups[of] = append(groups[of], n.Node)
+	}
+	for of, names := range groups {
+		for _, group := range plan(names) {
+			if s.repeats[of] == maxRepeats {
+				break
+			}
+			s.repeats[of]++
+			chosen = append(chosen, group...)
+		}
+	}
+	return chosen
+}
+
+// leaveAll records that nodes can no longer take the job from their dispatch. It
+// returns the nodes.
+func (s *state) leaveAll(names []string) []string {
+	for _, name := range names {
+		s.leave(s.nodes[name])
+	}
+	return names
+}
+
+// byDispatch groups nodes by the dispatch that they are in.
+func (s *state) byDispatch(names []string) map[string][]string {
+	groups := make(map[string][]string)
+	for _, name := range names {
+		dispatch := s.nodes[name].dispatch
+		groups[dispatch] = append(groups[dispatch], name)
+	}
+	return groups
+}
+
+// silent returns the nodes that may still acknowledge, sorted by name.
+func (s *state) silent() []string {
+	var names []string
+	for name, n := range s.nodes {
+		if n.unacked {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// settle records what became of silent nodes when the run ended early. Those
+// that are fenced did not take the job. The others did, unless err says why that
+// is not known.
+func (s *state) settle(silent, fenced []string, err error) {
+	for _, name := range fenced {
+		s.leave(s.nodes[name])
+	}
+	for _, name := range silent {
+		n := s.nodes[name]
+		switch {
+		case !n.unacked:
+			continue // it is fenced
+		case err == nil:
+			n.State, n.reason = StateRunning, nil
+		default:
+			n.State, n.reason = StateLost, fmt.Errorf("%w: %w", errMayHaveTaken, err)
+		}
+		s.leave(n)
+	}
+}
+
+// rounds returns how often a silent node is dispatched to again.
+func (s *state) rounds() int {
+	if s.ackTimeout < minRepeatTimeout {
+		return 0
+	}
+	return repeatRounds
+}
+
+// unackedUntil returns until when nothing is done about a silent node.
+func (s *state) unackedUntil(n *node) time.Time {
+	if n.round < s.rounds() {
+		return n.dispatchedAt.Add(s.repeatAfter(n.round + 1))
+	}
+	return n.dispatchedAt.Add(s.ackTimeout)
 }
 
 // done reports whether the run had come to its end at the time of a listing.
 func (s *state) done(listed time.Time) bool {
-	if s.running > 0 || s.unacked > 0 || len(s.waiting) > 0 {
+	if s.running > 0 || s.unacked > 0 || s.queued > 0 || len(s.waiting) > 0 {
 		return false
 	}
 	if (s.exited >= s.minNodes || s.skipped > 0) && (s.known || s.minNodes > 0) {
@@ -272,9 +529,10 @@ func (s *state) silenceLimit() time.Duration {
 	return s.ackTimeout
 }
 
-// deadline returns when overdue or done will next change if no record comes.
+// deadline returns when overdue or done will next change if no record comes, or
+// zero if that depends on the queue.
 func (s *state) deadline() time.Time {
-	if s.running == 0 && s.unacked == 0 {
+	if s.running == 0 && s.unacked == 0 && s.queued == 0 {
 		return s.lastNews.Add(s.silenceLimit())
 	}
 	var next time.Time
@@ -282,7 +540,7 @@ func (s *state) deadline() time.Time {
 		var due time.Time
 		switch {
 		case n.unacked:
-			due = n.dispatchedAt.Add(s.ackTimeout)
+			due = s.unackedUntil(n)
 		case n.State == StateRunning:
 			due = s.lostAt(n)
 		default:
@@ -295,15 +553,25 @@ func (s *state) deadline() time.Time {
 	return next
 }
 
+// wakeAt returns when to look at deadline and at the queue again.
+func (s *state) wakeAt() time.Time {
+	next := s.deadline()
+	if len(s.queue) > 0 {
+		if due := s.eventDue(); next.IsZero() || due.Before(next) {
+			next = due
+		}
+	}
+	return next
+}
+
 // mayRun returns the nodes on which the command may still run, by name: those
-// that acknowledged, and those that were dispatched to and have said nothing.
+// that took the job, and those that may have.
 func (s *state) mayRun() (acked, unacked []string) {
 	for name, n := range s.nodes {
 		switch {
-		case n.State == StateExited:
-		case !n.Acked.IsZero():
+		case n.State == StateRunning, n.State == StateLost && !n.Acked.IsZero():
 			acked = append(acked, name)
-		case !n.dispatchedAt.IsZero():
+		case n.State == StateLost, n.unacked:
 			unacked = append(unacked, name)
 		}
 	}

@@ -74,7 +74,7 @@ func TestStateDone(t *testing.T) {
 			if test.expected != nil {
 				s.expect(test.expected)
 			}
-			s.dispatch(s.next(), start, nil)
+			dispatchTo(s, s.next(), start, nil)
 			for i, step := range test.steps {
 				now := start.Add(time.Duration(step.second) * time.Second)
 				counts := true
@@ -91,7 +91,7 @@ func TestStateDone(t *testing.T) {
 				if !counts {
 					t.Fatalf("step %d: %s of %s does not count", i, step.what, step.node)
 				}
-				s.overdue(now)
+				giveUp(s, now)
 				if got := s.done(now); got != step.done {
 					t.Fatalf("step %d, second %d: done = %v", i, step.second, got)
 				}
@@ -109,7 +109,7 @@ func TestStateOverdue(t *testing.T) {
 	start := time.Now()
 	at := func(second int) time.Time { return start.Add(time.Duration(second) * time.Second) }
 	s.expect([]string{"a", "b", "c", "d"})
-	s.dispatch(s.next(), start, nil)
+	dispatchTo(s, s.next(), start, nil)
 	s.ack("a", at(1))
 	s.ack("b", at(1))
 	s.output("b", nil, at(3)) // a heartbeat is a sign of life
@@ -127,7 +127,7 @@ func TestStateOverdue(t *testing.T) {
 		{12, nil, nil, 13},
 		{13, nil, []string{"b"}, 0},
 	} {
-		noResponse, silent := s.overdue(at(step.second))
+		noResponse, silent := giveUp(s, at(step.second))
 		var names []string
 		for _, n := range silent {
 			names = append(names, n.Node)
@@ -152,21 +152,21 @@ func TestStatePause(t *testing.T) {
 	start := time.Now()
 	at := func(second int) time.Time { return start.Add(time.Duration(second) * time.Second) }
 	s.expect([]string{"a", "b"})
-	s.dispatch(s.next(), start, nil)
+	dispatchTo(s, s.next(), start, nil)
 	s.ack("a", at(1))
 	s.pause(20*time.Second, at(22))
-	if noResponse, silent := s.overdue(at(24)); noResponse != nil || silent != nil {
+	if noResponse, silent := giveUp(s, at(24)); noResponse != nil || silent != nil {
 		t.Errorf("no response %v, silent %v", noResponse, silent)
 	}
-	if noResponse, _ := s.overdue(at(25)); !slices.Equal(noResponse, []string{"b"}) {
+	if noResponse, _ := giveUp(s, at(25)); !slices.Equal(noResponse, []string{"b"}) {
 		t.Errorf("no response %v", noResponse)
 	}
-	if _, silent := s.overdue(at(31)); len(silent) != 1 {
+	if _, silent := giveUp(s, at(31)); len(silent) != 1 {
 		t.Errorf("silent %v", silent)
 	}
 	s.output("a", nil, at(31))
 	s.expect([]string{"queued", "waits"})
-	s.dispatch([]string{"queued"}, at(40), nil) // gossip carries it later
+	dispatchTo(s, []string{"queued"}, at(40), nil) // gossip carries it later
 	s.pause(time.Hour, at(31))
 	if got := s.nodes["queued"].dispatchedAt; !got.Equal(at(40)) {
 		t.Errorf("queued was dispatched to after %v", got.Sub(start))
@@ -242,13 +242,13 @@ func TestStateWindow(t *testing.T) {
 					s.lose(step.node, errors.New("gone"))
 				case "silent":
 					now = now.Add(defaultAckTimeout)
-					s.overdue(now)
+					giveUp(s, now)
 				}
 				next := s.next()
 				if !slices.Equal(next, step.next) {
 					t.Fatalf("step %d, %s of %q: dispatched to %q, want %q", i, step.what, step.node, next, step.next)
 				}
-				s.dispatch(next, now, nil)
+				dispatchTo(s, next, now, nil)
 			}
 			if s.skipped != test.skipped {
 				t.Errorf("%d skipped, want %d", s.skipped, test.skipped)
@@ -265,7 +265,7 @@ func TestStateIgnores(t *testing.T) {
 	c := testConfig(t)
 	now := time.Now()
 	s := newState(c)
-	s.dispatch(s.next(), now, nil)
+	dispatchTo(s, s.next(), now, nil)
 	if s.output("a", nil, now) || s.exit("a", 0, now) || s.lose("a", errors.New("gone")) != nil {
 		t.Error("something counts before the ack")
 	}
@@ -300,7 +300,7 @@ func TestResult(t *testing.T) {
 	now := time.Now()
 	s := newState(c)
 	s.expect([]string{"d", "c", "b", "a"})
-	s.dispatch(s.next(), now, nil)
+	dispatchTo(s, s.next(), now, nil)
 	s.addAbsent("g", errors.New("is not alive"))
 	s.expect([]string{"h"})
 	for _, name := range []string{"a", "b", "c", "e", "f"} {
@@ -347,8 +347,8 @@ func TestMayRun(t *testing.T) {
 	s := newState(&config{concurrency: 6, ackTimeout: time.Second, lostTimeout: time.Minute})
 	s.expect([]string{"exits", "runs", "is lost", "is silent", "is given up", "may have the job", "waits"})
 	names := s.next()
-	s.dispatch(names[:5], now, nil)
-	s.dispatch(names[5:], now, errors.New("the context ended amid the event"))
+	dispatchTo(s, names[:5], now, nil)
+	dispatchTo(s, names[5:], now, errors.New("the context ended amid the event"))
 	for _, name := range []string{"exits", "runs", "is lost"} {
 		s.ack(name, now)
 	}
@@ -376,5 +376,28 @@ func BenchmarkReport(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		r.apply([]reader.Record{chunk})
+	}
+}
+
+// dispatchTo makes a dispatch whose event goes out at a time.
+func dispatchTo(s *state, names []string, at time.Time, err error) {
+	s.enqueue([]firing{{names: names}})
+	next, _ := s.nextEvent(at)
+	s.dispatched(next, at, err)
+}
+
+// giveUp gives up the nodes whose ack time is over, as if all were fenced. It
+// does not dispatch to any again.
+func giveUp(s *state, listed time.Time) (noResponse []string, silent []*node) {
+	for {
+		again, final, silent := s.overdue(listed)
+		s.repeat(again, func([]string) [][]string { return nil })
+		noResponse = append(noResponse, names(final)...)
+		for _, n := range final {
+			s.noResponse(n.Node)
+		}
+		if again == nil {
+			return noResponse, silent
+		}
 	}
 }

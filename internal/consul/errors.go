@@ -68,16 +68,12 @@ func NotSent(err error) bool {
 	if !errors.As(err, &status) || !IsTransient(err) {
 		return false
 	}
-	if status.Code == http.StatusTooManyRequests || saysUnknownToken(err) {
-		return true
-	}
-	return containsAny(status.Body,
-		"rate limit exceeded", // of the agent or of its servers, also as a 500
-		// An agent answers these if it found no server for the request.
-		"No cluster leader",
-		"No known Consul servers",
-		"No path to datacenter",
-		"rpc error getting client",
+	// No other text is proof. An agent that loses its server tries again, and
+	// "No cluster leader" or a 429 may be the answer to the second try, after the
+	// first had its effect.
+	return saysUnknownToken(err) || containsAny(status.Body,
+		"rate limit exceeded",             // of the agent or of its servers, also as a 500
+		"too many concurrent connections", // of http_max_conns_per_client
 	)
 }
 

@@ -16,7 +16,7 @@ type value struct {
 // A listing has the keys under the job.
 type listing struct {
 	entries []entry
-	values  bool // whether the entries have their values
-	hasJob  bool // whether the job's own key is there
+	values  bool     // whether the entries have their values
+	jobs    []string // the dispatches whose job's key is there
 	index   uint64
 }

@@ -21,17 +21,39 @@ func (k Kind) String() string {
 	return [...]string{"unknown", "job", "ack", "out", "exit"}[k]
 }
 
-// A Key is a key under a job.
+// A Key is a key under a run's folder.
 type Key struct {
+	// Dispatch is empty for the first dispatch, whose keys stand in the run's
+	// folder itself. The keys of a later one stand in
+	// <prefix>/<session>/<dispatch>/<session>/, as agents join a job's prefix and
+	// its session.
+	Dispatch string
+
 	Node  string
 	Kind  Kind
 	Chunk int // the number of a chunk of Output, from 0
 }
 
-// ParseKey parses a key relative to <prefix>/<session>/. It reads from the
+// ParseKey parses a key relative to <prefix>/<session>/. It knows a later
+// dispatch by the session, which no node is called. The strings in the result
+// share the memory of key.
+func ParseKey(key, session string) Key {
+	if dispatch, rest, ok := strings.Cut(key, "/"); ok && dispatch != "" {
+		if path, ok := strings.CutPrefix(rest, session+"/"); ok && session != "" {
+			k := parsePath(path)
+			if k.Kind != Unknown {
+				k.Dispatch = dispatch
+			}
+			return k
+		}
+	}
+	return parsePath(key)
+}
+
+// parsePath parses a key relative to its dispatch's folder. It reads from the
 // right: a node may be called "job" or "out", and its name may even have a
-// slash. The node's name shares the memory of key.
-func ParseKey(key string) Key {
+// slash.
+func parsePath(key string) Key {
 	if key == "job" {
 		return Key{Kind: Job}
 	}
@@ -58,7 +80,15 @@ func ParseKey(key string) Key {
 
 // Path spells the key as agents do, relative to <prefix>/<session>/. It is the
 // inverse of ParseKey, and empty for an Unknown key.
-func (k Key) Path() string {
+func (k Key) Path(session string) string {
+	path := k.path()
+	if path == "" || k.Dispatch == "" {
+		return path
+	}
+	return k.Dispatch + "/" + session + "/" + path
+}
+
+func (k Key) path() string {
 	switch k.Kind {
 	case Job:
 		return "job"

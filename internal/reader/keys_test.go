@@ -48,12 +48,12 @@ func TestParseKey(t *testing.T) {
 		{"web-1/out/10000000", Key{}}, // 256 M chunks, which is 1 TB
 	}
 	for _, test := range tests {
-		got := ParseKey(test.key)
+		got := ParseKey(test.key, testSession)
 		if got != test.want {
 			t.Errorf("ParseKey(%q) = %+v, want %+v", test.key, got, test.want)
 		}
-		if got.Kind != Unknown && got.Path() != test.key {
-			t.Errorf("ParseKey(%q).Path() = %q", test.key, got.Path())
+		if got.Kind != Unknown && got.Path(testSession) != test.key {
+			t.Errorf("ParseKey(%q).Path() = %q", test.key, got.Path(testSession))
 		}
 	}
 }
@@ -65,15 +65,15 @@ func FuzzParseKey(f *testing.F) {
 		f.Add(key)
 	}
 	f.Fuzz(func(t *testing.T, key string) {
-		got := ParseKey(key)
+		got := ParseKey(key, testSession)
 		if got.Kind == Unknown {
 			if got != (Key{}) {
 				t.Errorf("ParseKey(%q) = %+v of no kind", key, got)
 			}
 			return
 		}
-		if got.Path() != key {
-			t.Errorf("ParseKey(%q) = %+v, which is spelled %q", key, got, got.Path())
+		if got.Path(testSession) != key {
+			t.Errorf("ParseKey(%q) = %+v, which is spelled %q", key, got, got.Path(testSession))
 		}
 		if (got.Node == "") != (got.Kind == Job) {
 			t.Errorf("ParseKey(%q) = %+v: wrong node", key, got)
@@ -83,7 +83,7 @@ func FuzzParseKey(f *testing.F) {
 
 func TestParseKeyAllocatesNothing(t *testing.T) {
 	var sink Key
-	if n := testing.AllocsPerRun(100, func() { sink = ParseKey("web-1.example.com/out/0001f") }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { sink = ParseKey("web-1.example.com/out/0001f", testSession) }); n != 0 {
 		t.Errorf("ParseKey allocates %v times for %+v", n, sink)
 	}
 }
@@ -105,6 +105,6 @@ func TestParseExit(t *testing.T) {
 func BenchmarkParseKey(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
-		ParseKey("web-1.example.com/out/0001f")
+		ParseKey("web-1.example.com/out/0001f", testSession)
 	}
 }

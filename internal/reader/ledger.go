@@ -20,16 +20,19 @@ const (
 // are new. It does no I/O and has no clock.
 type ledger struct {
 	session   string
+	fences    string // the session of the fences, or empty
 	nodes     map[string]*progress
+	fenced    map[string]bool      // keys that are fences
 	strangers map[string]time.Time // keys of somebody else, and when they were read
 	findings  []finding            // not yet logged
 }
 
 // progress is how far a node has been read.
 type progress struct {
-	acked  bool
-	exited bool
-	next   int // the number of the first chunk not yet read
+	dispatch string // that the node took
+	acked    bool
+	exited   bool
+	next     int // the number of the first chunk not yet read
 }
 
 // A finding is something out of order, for the log.
@@ -39,7 +42,7 @@ type finding struct {
 }
 
 func newLedger(session string) *ledger {
-	return &ledger{session: session, nodes: make(map[string]*progress), strangers: make(map[string]time.Time)}
+	return &ledger{session: session, nodes: make(map[string]*progress), fenced: make(map[string]bool), strangers: make(map[string]time.Time)}
 }
 
 // hasRead reports whether a key of the node was read or says nothing new. A
@@ -78,8 +81,11 @@ func (l *ledger) isUnread(e *entry, now time.Time) bool {
 			return false
 		}
 	}
+	if l.fenced[e.Key] {
+		return false
+	}
 	p := l.nodes[e.parsed.Node]
-	if p == nil {
+	if p == nil || p.dispatch != e.parsed.Dispatch {
 		return true
 	}
 	if p.exited && e.parsed.Kind == Output && e.parsed.Chunk >= p.next {
@@ -91,15 +97,16 @@ func (l *ledger) isUnread(e *entry, now time.Time) bool {
 // isRead reports whether an entry was read as a node's own.
 func (l *ledger) isRead(e *entry) bool {
 	p := l.nodes[e.parsed.Node]
-	return p != nil && p.hasRead(e.parsed)
+	return p != nil && p.dispatch == e.parsed.Dispatch && p.hasRead(e.parsed)
 }
 
-// inOrder sorts entries by node, and those of a node in the order in which it
-// wrote them: ack, output by number, exit. (Consul sorts "exit" before "out",
+// inOrder sorts entries by node and dispatch, and then in the order in which
+// the node wrote them: ack, output by number, exit. (Consul sorts "exit" before "out",
 // and chunk 100000 before fffff.)
 func inOrder(a, b *entry) int {
 	return cmp.Or(
 		strings.Compare(a.parsed.Node, b.parsed.Node),
+		strings.Compare(a.parsed.Dispatch, b.parsed.Dispatch),
 		cmp.Compare(a.parsed.Kind, b.parsed.Kind),
 		cmp.Compare(a.parsed.Chunk, b.parsed.Chunk),
 	)
@@ -109,7 +116,7 @@ func inOrder(a, b *entry) int {
 func (l *ledger) withoutAcks(fresh []*entry) (kept []*entry, implied []string) {
 	kept = fresh[:0]
 	for i, e := range fresh {
-		more := i+1 < len(fresh) && fresh[i+1].parsed.Node == e.parsed.Node
+		more := i+1 < len(fresh) && fresh[i+1].parsed.Node == e.parsed.Node && fresh[i+1].parsed.Dispatch == e.parsed.Dispatch
 		if e.parsed.Kind == Ack && more && len(l.strangers) < maxStrangers {
 			implied = append(implied, e.parsed.Node)
 		} else {
@@ -129,11 +136,15 @@ func (l *ledger) lacksAck(implied []string) bool {
 }
 
 // record marks entries as read and returns a Record of each. A key that was not
-// written under the session is a stranger's: agents that have the job write
-// under it.
+// written under the session is a fence or a stranger's: agents that have the
+// job write under it.
 func (l *ledger) record(entries []*entry, now time.Time) []Record {
 	var records []Record
 	for _, e := range entries {
+		if e.parsed.Kind == Ack && l.fences != "" && e.Session == l.fences {
+			l.fenced[strings.Clone(e.Key)] = true
+			continue
+		}
 		if e.Session != l.session {
 			l.addStranger(e.Key, "key of somebody else", now)
 			continue
@@ -142,8 +153,12 @@ func (l *ledger) record(entries []*entry, now time.Time) []Record {
 		p := l.nodes[k.Node]
 		if p == nil {
 			k.Node = strings.Clone(k.Node) // not the memory of the whole key
-			p = new(progress)
+			p = &progress{dispatch: strings.Clone(k.Dispatch)}
 			l.nodes[k.Node] = p
+		}
+		if p.dispatch != k.Dispatch {
+			l.addStranger(e.Key, "a node took the job twice", now)
+			continue
 		}
 		if !p.acked {
 			p.acked = true

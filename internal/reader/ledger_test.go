@@ -16,7 +16,7 @@ const (
 
 // testEntry returns the entry for a key under testBase.
 func testEntry(path string) *entry {
-	return &entry{Key: testBase + path, parsed: ParseKey(path)}
+	return &entry{Key: testBase + path, parsed: ParseKey(path, testSession)}
 }
 
 func ownValue(v string) value { return value{Value: []byte(v), Session: testSession} }
@@ -36,7 +36,7 @@ func TestInOrder(t *testing.T) {
 		}
 		slices.SortFunc(entries, inOrder)
 		for i, e := range entries {
-			if got := e.parsed.Path(); got != want[i] {
+			if got := e.parsed.Path(testSession); got != want[i] {
 				t.Fatalf("place %d: %s, want %s", i, got, want[i])
 			}
 		}
@@ -106,7 +106,7 @@ func TestLedgerUnread(t *testing.T) {
 	fresh, implied := l.unread(entries, now)
 	var paths []string
 	for _, e := range fresh {
-		paths = append(paths, e.parsed.Path())
+		paths = append(paths, e.parsed.Path(testSession))
 	}
 	if want := []string{"a/out/00000", "a/exit", "b/ack"}; !slices.Equal(paths, want) || !slices.Equal(implied, []string{"a"}) {
 		t.Errorf("unread %v, implied %v, want %v and a", paths, implied, want)
@@ -158,14 +158,14 @@ func BenchmarkListing(b *testing.B) {
 		name := fmt.Sprintf("web-%04d", i)
 		l.nodes[name] = &progress{acked: true, exited: true, next: 1}
 		for _, kind := range []Kind{Ack, Output, Exit} {
-			entries = append(entries, entry{Key: testBase + Key{Node: name, Kind: kind}.Path()})
+			entries = append(entries, entry{Key: testBase + Key{Node: name, Kind: kind}.Path(testSession)})
 		}
 	}
 	now := time.Now()
 	b.ReportAllocs()
 	for b.Loop() {
 		for i := range entries {
-			entries[i].parsed = ParseKey(strings.TrimPrefix(entries[i].Key, testBase))
+			entries[i].parsed = ParseKey(strings.TrimPrefix(entries[i].Key, testBase), testSession)
 		}
 		if fresh, _ := l.unread(entries, now); len(fresh) > 0 {
 			b.Fatal("unread")
@@ -179,7 +179,7 @@ func BenchmarkOrder(b *testing.B) {
 	var entries []*entry
 	for i := range 1000 {
 		for _, kind := range []Kind{Ack, Exit, Output} {
-			entries = append(entries, testEntry(Key{Node: fmt.Sprintf("web-%04d", i), Kind: kind}.Path()))
+			entries = append(entries, testEntry(Key{Node: fmt.Sprintf("web-%04d", i), Kind: kind}.Path(testSession)))
 		}
 	}
 	b.ReportAllocs()

@@ -15,6 +15,7 @@ import (
 // lister lists the keys under the job, with or without their values.
 type lister struct {
 	*consul.Client
+	session  string
 	base     string
 	sight    *sight
 	body     *body
@@ -74,8 +75,10 @@ func (l *lister) ask(ctx context.Context, index uint64) (found listing, err erro
 	l.forecast.listed(l.sight.asked, time.Now())
 	for i := range found.entries {
 		e := &found.entries[i]
-		e.parsed = ParseKey(strings.TrimPrefix(e.Key, l.base))
-		found.hasJob = found.hasJob || e.parsed.Kind == Job
+		e.parsed = ParseKey(strings.TrimPrefix(e.Key, l.base), l.session)
+		if e.parsed.Kind == Job {
+			found.jobs = append(found.jobs, e.parsed.Dispatch)
+		}
 	}
 	found.index = meta.LastIndex
 	return found, nil

@@ -6,16 +6,19 @@ package reader
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/consulexec/consulexec/internal/consul"
 )
 
-// Reader reads under one job. One goroutine calls Run; any may call Refresh.
+// Reader reads what belongs to one run. One goroutine calls Run; any may call
+// the other methods.
 type Reader struct {
 	// Out is the channel of the batches. The reader waits until each is taken.
 	Out chan Batch
 
+	fences   atomic.Pointer[string]
 	lister   lister
 	ledger   *ledger
 	txn      *transactions
@@ -29,7 +32,7 @@ func New(client *consul.Client, session, base string) *Reader {
 	txn := &transactions{Client: client, base: base, sight: sight, body: buffer, maxOps: newMaxOps}
 	return &Reader{
 		Out:      make(chan Batch),
-		lister:   lister{Client: client, base: base, sight: sight, body: buffer, forecast: forecast{listedAt: time.Now()}},
+		lister:   lister{Client: client, session: session, base: base, sight: sight, body: buffer, forecast: forecast{listedAt: time.Now()}},
 		ledger:   newLedger(session),
 		txn:      txn,
 		deletion: deletion{transactions: txn},
@@ -43,6 +46,10 @@ func (r *Reader) Run(ctx context.Context) {
 
 // Refresh makes the reader list again at once.
 func (r *Reader) Refresh() { r.lister.refresh.request() }
+
+// SetFences sets the session that holds the run's fences. It has to be set
+// before there is one.
+func (r *Reader) SetFences(session string) { r.fences.Store(&session) }
 
 // read lists and delivers until it fails.
 func (r *Reader) read(ctx context.Context) error {
@@ -72,7 +79,10 @@ func (r *Reader) read(ctx context.Context) error {
 
 // deliver sends the new records of a listing.
 func (r *Reader) deliver(ctx context.Context, found listing) error {
-	last := Batch{Listed: r.lister.sight.asked, Outage: r.lister.sight.outage(), JobGone: !found.hasJob}
+	last := Batch{Listed: r.lister.sight.asked, Outage: r.lister.sight.outage(), Jobs: found.jobs}
+	if fences := r.fences.Load(); fences != nil {
+		r.ledger.fences = *fences
+	}
 	fresh, implied := r.ledger.unread(found.entries, last.Listed)
 	r.logFindings()
 	var err error

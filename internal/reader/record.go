@@ -30,9 +30,8 @@ type Batch struct {
 	// could be read.
 	Outage time.Duration
 
-	// JobGone is set beside Listed if the job's key is no longer there, for
-	// example because the session is gone.
-	JobGone bool
+	// Jobs is set beside Listed to the dispatches whose job's key was there.
+	Jobs []string
 
 	// Err is set in the last batch of all. It says why the reader ended.
 	Err error
