@@ -508,6 +508,9 @@ func (r *run) follow() error {
 // endListing acts on what a listing did not have: silent nodes are dispatched to
 // again or given up. If nodes have ended, the next ones get the job.
 func (r *run) endListing(b reader.Batch) error {
+	if b.Empty {
+		r.session.check()
+	}
 	if dispatch, found := r.dispatcher.missing(b.Jobs, b.Listed); found {
 		if err := r.dispatcher.confirmJob(r.ctx, dispatch); err != nil {
 			return err
@@ -639,7 +642,7 @@ func (r *run) repeat(silent []*node) error {
 // repeatUncertain dispatches to nodes again if their event may not have gone
 // out. It gives those that got it time to acknowledge. The fence waits until
 // Consul can be asked. After the patience for uncertain events the nodes are
-// given up.
+// given up, or the run if no node has acknowledged.
 func (r *run) repeatUncertain(names []string, uncertain error) error {
 	if uncertain == nil {
 		r.uncertain = uncertainty{}
@@ -652,12 +655,15 @@ func (r *run) repeatUncertain(names []string, uncertain error) error {
 	if !consul.Sleep(r.ctx, pause) {
 		return consul.ContextError(r.ctx)
 	}
-	if !patient {
+	if !patient && r.state.acked() {
 		return r.end(names)
 	}
 	fenced, err := r.fence(names)
 	if err != nil || len(fenced) == 0 {
 		return err
+	}
+	if !patient {
+		return uncertain
 	}
 	return r.enqueue(r.state.leaveAll(fenced))
 }
@@ -741,7 +747,7 @@ func (r *run) settle(ctx context.Context) {
 	if err != nil {
 		r.log.Warn("nodes may have taken the job", "error", err)
 	}
-	r.state.settle(names, fenced, err)
+	r.state.settle(names, fenced, err, time.Now())
 }
 
 // cleanUp ends the run's goroutines, decides about silent nodes, and removes its

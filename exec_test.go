@@ -182,12 +182,16 @@ func TestNoResponse(t *testing.T) {
 			t.Fatal(err)
 		}
 		// The node that is down and the one without an agent are not expected. The
-		// late one still exits, because the slow one keeps the run going.
-		if got, want := runtest.States(result), "a: exit 0, late: exit 0, off: no response, slow: exit 0"; got != want {
+		// late one is fenced, so that it does not run, although the slow one keeps the
+		// run going.
+		if got, want := runtest.States(result), "a: exit 0, late: no response, off: no response, slow: exit 0"; got != want {
 			t.Errorf("states %s, want %s", got, want)
 		}
 		if !slices.Contains(rec.Calls, "no-response late") || !slices.Contains(rec.Calls, "no-response off") {
 			t.Errorf("late or off has no no-response: %v", rec.Calls)
+		}
+		if n := srv.Executions("late"); n != 0 {
+			t.Errorf("late ran %d times after its no-response", n)
 		}
 		if took := time.Since(start); took > 11*time.Second {
 			t.Errorf("took %v, want at most 11s", took)

@@ -440,6 +440,9 @@ func (s *state) repeat(silent []*node, plan func(names []string) [][]string) (ch
 	return chosen
 }
 
+// acked reports whether any node has taken the job.
+func (s *state) acked() bool { return s.running+s.exited+s.lost > 0 }
+
 // leaveAll records that nodes can no longer take the job from their dispatch. It
 // returns the nodes.
 func (s *state) leaveAll(names []string) []string {
@@ -474,7 +477,7 @@ func (s *state) silent() []string {
 // settle records what became of silent nodes when the run ended early. Those
 // that are fenced did not take the job. The others did, unless err says why that
 // is not known.
-func (s *state) settle(silent, fenced []string, err error) {
+func (s *state) settle(silent, fenced []string, err error, now time.Time) {
 	for _, name := range fenced {
 		s.leave(s.nodes[name])
 	}
@@ -484,7 +487,7 @@ func (s *state) settle(silent, fenced []string, err error) {
 		case !n.unacked:
 			continue // it is fenced
 		case err == nil:
-			n.State, n.reason = StateRunning, nil
+			n.State, n.reason, n.Acked = StateRunning, nil, now
 		default:
 			n.State, n.reason = StateLost, fmt.Errorf("%w: %w", errMayHaveTaken, err)
 		}

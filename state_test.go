@@ -39,8 +39,8 @@ func TestStateDone(t *testing.T) {
 		{"one is lost", known, 0, []step{
 			{1, "ack", "a", false}, {1, "ack", "b", false}, {2, "exit", "b", false}, {3, "lose", "a", true},
 		}},
-		{"a late ack counts while others run", known, 0, []step{
-			{1, "ack", "a", false}, {6, "out", "a", false}, {7, "ack", "b", false}, {8, "exit", "a", false}, {8, "exit", "b", true},
+		{"others run on after no response", known, 0, []step{
+			{1, "ack", "a", false}, {6, "out", "a", false}, {8, "exit", "a", true},
 		}},
 		{"a stranger that acks is waited for", known, 0, []step{
 			{1, "ack", "a", false}, {1, "ack", "b", false}, {1, "ack", "c", false}, {1, "exit", "a", false}, {1, "exit", "b", false}, {2, "exit", "c", true},
@@ -211,9 +211,9 @@ func TestStateWindow(t *testing.T) {
 		{"each kind of failure", []Option{WithConcurrency(1), WithMaxFailures(3)}, "", []step{
 			{"", "", []string{"c"}}, {"lose", "c", []string{"a"}}, {"silent", "a", []string{"d"}}, {"fail", "d", nil},
 		}, 1},
-		{"a late answer is no failure", []Option{WithConcurrency(1), WithMaxFailures(2)}, "", []step{
-			{"", "", []string{"c"}}, {"silent", "c", []string{"a"}}, {"ack", "c", nil}, {"fail", "a", nil}, {"exit", "c", []string{"d"}}, {"fail", "d", nil},
-		}, 1},
+		{"no response is final", []Option{WithConcurrency(1), WithMaxFailures(2)}, "", []step{
+			{"", "", []string{"c"}}, {"silent", "c", []string{"a"}}, {"ack", "c", nil}, {"exit", "c", nil}, {"fail", "a", nil},
+		}, 2},
 		{"an absent node is one", []Option{WithConcurrency(1), WithMaxFailures(2)}, "z", []step{
 			{"", "", []string{"c"}}, {"fail", "c", nil},
 		}, 3},
@@ -354,7 +354,7 @@ func TestMayRun(t *testing.T) {
 	}
 	s.exit("exits", 0, now)
 	s.lose("is lost", errors.New("silent"))
-	s.nodes["is given up"].unacked = false
+	s.noResponse("is given up")
 	s.addAbsent("is absent", errors.New("not in the catalog"))
 	s.ack("a stranger", now)
 	s.pause(time.Second, now.Add(time.Minute)) // which dispatches to nobody
@@ -362,7 +362,7 @@ func TestMayRun(t *testing.T) {
 	if want := []string{"a stranger", "is lost", "runs"}; !slices.Equal(acked, want) {
 		t.Errorf("acked %q, want %q", acked, want)
 	}
-	if want := []string{"is given up", "is silent", "may have the job"}; !slices.Equal(unacked, want) {
+	if want := []string{"is silent", "may have the job"}; !slices.Equal(unacked, want) {
 		t.Errorf("unacked %q, want %q", unacked, want)
 	}
 }

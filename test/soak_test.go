@@ -300,7 +300,7 @@ func (s *soaking) check(t *testing.T, srv *exectest.Server, result *consulexec.R
 		if n.State == consulexec.StateSkipped && executions > 0 {
 			t.Errorf("%s is skipped, but ran", n.Node)
 		}
-		if n.State != consulexec.StateNoResponse && n.State != consulexec.StateSkipped && executions == 0 {
+		if !n.Acked.IsZero() && executions == 0 {
 			t.Errorf("%s is %v, but did not run", n.Node, n.State)
 		}
 	}

@@ -61,7 +61,7 @@ func (f *forecast) measure(found listing, l *ledger) (read []string, readBytes i
 	for i := range found.entries {
 		e := &found.entries[i]
 		size := keySize + len(e.Value)
-		if !found.values {
+		if !found.values && !l.fenced[e.Key] {
 			size += maxChunk // or less
 		}
 		if l.isRead(e) {

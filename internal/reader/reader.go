@@ -79,7 +79,7 @@ func (r *Reader) read(ctx context.Context) error {
 
 // deliver sends the new records of a listing.
 func (r *Reader) deliver(ctx context.Context, found listing) error {
-	last := Batch{Listed: r.lister.sight.asked, Outage: r.lister.sight.outage(), Jobs: found.jobs}
+	last := Batch{Listed: r.lister.sight.asked, Outage: r.lister.sight.outage(), Empty: len(found.entries) == 0, Jobs: found.jobs}
 	if fences := r.fences.Load(); fences != nil {
 		r.ledger.fences = *fences
 	}

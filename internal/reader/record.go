@@ -30,6 +30,10 @@ type Batch struct {
 	// could be read.
 	Outage time.Duration
 
+	// Empty is set beside Listed if there was no key at all. Then the session may
+	// be gone.
+	Empty bool
+
 	// Jobs is set beside Listed to the dispatches whose job's key was there.
 	Jobs []string
 
