@@ -216,6 +216,7 @@ type run struct {
 	state          *state
 	session        *session // nil before there is one
 	mayHaveOrphans bool     // whether Consul may have created sessions that we don't know
+	awaitOrphan    bool     // whether one of these may still be on its way
 	dispatcher     *dispatcher
 	reader         *reader.Reader // nil before the first event
 	absent         []absence      // expected nodes that can't answer
@@ -355,7 +356,7 @@ func (r *run) withoutLongNames(found targets) targets {
 // openSession opens the session and begins to renew it.
 func (r *run) openSession() error {
 	session, mayHaveOrphans, err := createJobSession(r.ctx, r.consul, r.sessionName())
-	r.mayHaveOrphans = mayHaveOrphans
+	r.mayHaveOrphans, r.awaitOrphan = mayHaveOrphans, err != nil
 	if err != nil {
 		return err
 	}
@@ -721,6 +722,7 @@ func (r *run) fenceWithin(ctx context.Context, names []string) (fenced []string,
 	if r.session.fences.Load() == nil {
 		mayHaveOrphans, err := r.session.createFences(ctx, r.sessionName())
 		r.mayHaveOrphans = r.mayHaveOrphans || mayHaveOrphans
+		r.awaitOrphan = mayHaveOrphans && err != nil
 		if err != nil {
 			return nil, err
 		}
@@ -783,7 +785,7 @@ func (r *run) remove(ctx context.Context) error {
 		errs = append(errs, r.dispatcher.deleteKeys(ctx))
 	}
 	if r.mayHaveOrphans {
-		errs = append(errs, destroyNamed(ctx, r.consul, r.sessionName(), r.session == nil))
+		errs = append(errs, destroyNamed(ctx, r.consul, r.sessionName(), r.awaitOrphan))
 	}
 	return errors.Join(errs...)
 }

@@ -57,7 +57,8 @@ func TestDeletion(t *testing.T) {
 			}
 		})
 		start := time.Now()
-		_, result, err := runtest.Execute(t, srv.Client(), "x", consulexec.WithCapture(chunks*4096))
+		_, result, err := runtest.Execute(t, srv.Client(), "x", consulexec.WithCapture(chunks*4096),
+			consulexec.WithAckTimeout(12*time.Second)) // nobody is fenced
 		took := time.Since(start)
 		stop()
 		counter.Wait()

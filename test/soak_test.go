@@ -253,9 +253,9 @@ func (s *soaking) run(t *testing.T, srv *exectest.Server) {
 	if took > patience+6*time.Second {
 		t.Errorf("took %v, want at most %v", took, patience+6*time.Second)
 	}
-	// If Consul could not be reached at the end, it removes the rest after the
-	// TTL.
-	time.Sleep(35 * time.Second)
+	// If Consul could not be reached at the end, it removes the rest after twice
+	// the TTL, which is a minute for fences.
+	time.Sleep(125 * time.Second)
 	if left := srv.Sessions(); len(left) > 0 {
 		t.Errorf("sessions %v are left", left)
 	}
