@@ -1,0 +1,202 @@
+package test
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/consulexec/consulexec"
+	"github.com/consulexec/consulexec/internal/devcluster"
+	"github.com/consulexec/consulexec/internal/runtest"
+)
+
+// nineNodes starts a cluster in which gossip misses a node now and then.
+func nineNodes(t *testing.T) *devcluster.Cluster {
+	return devcluster.Start(t, devcluster.Config{Nodes: devcluster.Nodes(3, 6)})
+}
+
+// checkAllOnce checks that each of n nodes exited with 0 and ran the command
+// once.
+func checkAllOnce(t *testing.T, y *tally, result *consulexec.Result, err error, n int) {
+	t.Helper()
+	if err != nil || result.Err() != nil || len(result.Nodes) != n {
+		t.Errorf("error %v, result %v, states %s", err, result.Err(), runtest.States(result))
+	}
+	marks, err := os.ReadFile(y.file)
+	if ran := strings.Count(string(marks), "x"); err != nil || ran != n {
+		t.Errorf("%d nodes ran the command %d times, error %v", n, ran, err)
+	}
+}
+
+// TestNobodyMissed makes many runs on a cluster in which gossip misses a node
+// now and then. Each run is whole.
+func TestNobodyMissed(t *testing.T) {
+	needsConsul(t)
+	cluster := nineNodes(t)
+	for range 30 {
+		y := newTally(t, 0)
+		_, result, err := runtest.Execute(t, cluster.Client("client-1"), y.command)
+		checkAllOnce(t, y, result, err, 9)
+	}
+	for range 3 {
+		y := newTally(t, 0)
+		_, result, err := runtest.Execute(t, cluster.Client("client-1"), y.command, consulexec.WithConcurrency(2), consulexec.WithMaxFailures(1))
+		checkAllOnce(t, y, result, err, 9)
+	}
+}
+
+// TestAgentPaused pauses the agent of a node for two seconds while the event is
+// on its way. The node runs the command once.
+func TestAgentPaused(t *testing.T) {
+	needsConsul(t)
+	cluster := nineNodes(t)
+	for range 3 {
+		if err := cluster.Pause("client-6"); err != nil {
+			t.Fatal(err)
+		}
+		time.AfterFunc(2*time.Second, func() {
+			if err := cluster.Resume("client-6"); err != nil {
+				t.Error(err)
+			}
+		})
+		y := newTally(t, 1)
+		_, result, err := runtest.Execute(t, cluster.Client("client-1"), y.command)
+		checkAllOnce(t, y, result, err, 9)
+	}
+}
+
+// TestNoResponseIsFinal pauses the agent of a node until after its ack timeout.
+// The node is not responding, and does not run the command when its agent goes
+// on, although the run does.
+func TestNoResponseIsFinal(t *testing.T) {
+	needsConsul(t)
+	cluster := devcluster.Start(t, devcluster.Config{Nodes: devcluster.Nodes(1, 2)})
+	if err := cluster.Pause("client-2"); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(3*time.Second, func() {
+		if err := cluster.Resume("client-2"); err != nil {
+			t.Error(err)
+		}
+	})
+	y := newTally(t, 80)
+	_, result, err := runtest.Execute(t, cluster.Client("client-1"), y.command, consulexec.WithAckTimeout(2500*time.Millisecond))
+	if got, want := runtest.States(result), "client-1: exit 0, client-2: no response, server-1: exit 0"; err != nil || got != want {
+		t.Errorf("error %v, states %s, want %s", err, got, want)
+	}
+	y.check(t, result, 2)
+}
+
+// TestLeaderPaused pauses the leader while the event goes out and the nodes
+// acknowledge. Whatever becomes of each ack, no node runs the command twice, and
+// none runs it that is not responding.
+func TestLeaderPaused(t *testing.T) {
+	needsConsul(t)
+	cluster := fiveNodes(t)
+	for range 2 {
+		leader, err := cluster.Leader("")
+		if err != nil {
+			t.Fatal(err)
+		}
+		y := newTally(t, 5)
+		resumed := make(chan error, 1)
+		rec := runtest.NewRecorder(t, cluster.Client("client-1"))
+		rec.Hook = func(call string) {
+			if call == "submit" {
+				if err := cluster.Pause(leader); err != nil {
+					t.Error(err)
+				}
+				time.AfterFunc(3*time.Second, func() { resumed <- cluster.Resume(leader) })
+			}
+		}
+		result, err := rec.Run(t.Context(), y.command, consulexec.WithLostTimeout(8*time.Second))
+		if err := <-resumed; err != nil {
+			t.Error(err)
+		}
+		t.Logf("error %v, states %s", err, runtest.States(result))
+		took := 0
+		for _, n := range result.Nodes {
+			if !n.Acked.IsZero() {
+				took++
+			}
+		}
+		y.check(t, result, took)
+	}
+}
+
+// losing is a transport that loses Consul's answers to events.
+type losing struct {
+	http.RoundTripper
+	left atomic.Int64 // how many answers more it loses
+}
+
+func (l *losing) RoundTrip(r *http.Request) (*http.Response, error) {
+	answer, err := l.RoundTripper.RoundTrip(r)
+	if err != nil || !strings.HasPrefix(r.URL.Path, "/v1/event/") || l.left.Add(-1) < 0 {
+		return answer, err
+	}
+	_, _ = io.Copy(io.Discard, answer.Body)
+	answer.Body.Close()
+	return nil, errors.New("the answer is lost")
+}
+
+// TestEventAnswerLost loses the answers to events that went out. Each node runs
+// the command once.
+func TestEventAnswerLost(t *testing.T) {
+	needsConsul(t)
+	cluster := devcluster.Start(t, devcluster.Config{Nodes: devcluster.Nodes(1, 4)})
+	for _, lost := range []int64{1, 3} {
+		transport := &losing{RoundTripper: http.DefaultTransport}
+		transport.left.Store(lost)
+		client, err := api.NewClient(&api.Config{Address: cluster.Address("client-1"), HttpClient: &http.Client{Transport: transport}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		y := newTally(t, 1)
+		_, result, err := runtest.Execute(t, client, y.command)
+		checkAllOnce(t, y, result, err, 5)
+	}
+}
+
+// TestJobDeleted deletes the job while a node has not acknowledged. The run
+// ends, as it can no longer fence the node.
+func TestJobDeleted(t *testing.T) {
+	needsConsul(t)
+	cluster := devcluster.Start(t, devcluster.Config{Nodes: devcluster.Nodes(1, 1)})
+	client := cluster.Client("server-1")
+	if err := cluster.Pause("client-1"); err != nil {
+		t.Fatal(err)
+	}
+	defer cluster.Resume("client-1")
+	rec := runtest.NewRecorder(t, client)
+	rec.Hook = func(call string) {
+		if call != "ack server-1" {
+			return
+		}
+		keys, _, err := client.KV().Keys("_rexec/", "", nil)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, key := range keys {
+			if strings.HasSuffix(key, "/job") {
+				if _, err := client.KV().Delete(key, nil); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}
+	result, err := rec.Run(t.Context(), "sleep 30")
+	if !errors.Is(err, consulexec.ErrSessionLost) {
+		t.Errorf("error %v", err)
+	}
+	if n, _ := result.Node("client-1"); n.State != consulexec.StateLost || !strings.Contains(n.Err.Error(), "may have taken the job") {
+		t.Errorf("client-1 is %v, error %v", n.State, n.Err)
+	}
+}
