@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/consulexec/consulexec/internal/runner"
@@ -40,8 +41,8 @@ func (r *run) endCommands() error {
 	case ctx.Err() != nil:
 		errs = append(errs, errors.New("the time to end them was too short"))
 	case err != nil && !errors.Is(err, ErrNoTargets): // which names each node
-		// Not wrapped, as it is not the run's own error.
-		errs = append(errs, fmt.Errorf("end them: %v", err))
+		// Not wrapped, as it is not the run's own error, and without its prefix.
+		errs = append(errs, fmt.Errorf("end them: %s", strings.TrimPrefix(err.Error(), "consulexec: ")))
 	}
 	for _, name := range acked {
 		n := r.state.nodes[name]

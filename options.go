@@ -570,7 +570,8 @@ func WithConfig(conf *api.Config) Option {
 
 // WithClient uses the caller's client, which may serve any number of runs at
 // once. Its connections stay open after the run. If the client was made for
-// another datacenter than its agent's, give WithDatacenter too. Much output
+// another datacenter than its agent's, give WithDatacenter too. It has to use
+// the default namespace and partition. Much output
 // takes more CPU to read than with WithConfig, as consul/api then decodes it.
 func WithClient(client *api.Client) Option {
 	return func(c *config) error {

@@ -33,6 +33,9 @@ func Connect(given *api.Config) (*Connection, error) {
 			conf.HttpClient, transport = &client, nil
 		case given.Transport == nil:
 			conf.Transport = transport
+		case reflect.ValueOf(given.TLSConfig).IsZero() && reflect.ValueOf(api.DefaultConfig().TLSConfig).IsZero():
+			// The caller's transport serves as it is, connections included.
+			conf.HttpClient, transport = &http.Client{Transport: given.Transport}, nil
 		case given.Transport.TLSClientConfig == nil:
 			// api.NewClient writes the TLS settings into the transport.
 			transport = copyTransport(given.Transport)

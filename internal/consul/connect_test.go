@@ -1,7 +1,10 @@
 package consul
 
 import (
+	"context"
 	"crypto/tls"
+	"errors"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -50,6 +53,26 @@ func TestConnectLeavesConfig(t *testing.T) {
 				t.Error("Connect wrote TLS settings into the caller's transport")
 			}
 		})
+	}
+}
+
+// TestConnectSharesTransport checks that clients of one config share the
+// caller's connections, unless TLS settings have to be applied to a copy.
+func TestConnectSharesTransport(t *testing.T) {
+	dials := 0
+	transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		dials++
+		return nil, errors.New("dialed")
+	}}
+	c, err := Connect(&api.Config{Transport: transport})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Status().Leader(); err == nil || dials == 0 {
+		t.Errorf("error %v, and %d dials by the caller's transport", err, dials)
+	}
+	if c.transport != nil {
+		t.Error("the connection would close the caller's connections")
 	}
 }
 
