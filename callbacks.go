@@ -56,8 +56,8 @@ func OnLost(fn func(node string, err error)) Option {
 }
 
 // OnNoResponse calls fn when an expected node has not acknowledged the job
-// within the ack timeout. OnAck may still follow if other nodes keep the run
-// going. For a name of WithNodes that is not in the catalog, or not alive, it
+// within the ack timeout. It is the last call for that node, which did not run
+// the command and will not. For a name of WithNodes that is not in the catalog, or not alive, it
 // is called right after OnSubmit.
 func OnNoResponse(fn func(node string)) Option {
 	return on(EventNoResponse, "OnNoResponse", fn == nil, func(e Event) { fn(e.Node) })

@@ -34,10 +34,34 @@
 // run. [WithMaxFailures] stops it. [RunDatacenters] makes a run in each of
 // several datacenters.
 //
-// However a run ends, its session is destroyed and its keys are deleted before
-// the last callback. If that fails, or this process dies, the session's TTL
-// removes them within 30 seconds; a new leader of Consul's servers begins these
-// anew. If the servers' session_ttl_min is over 15 seconds, it is twice that.
+// However a run ends, its sessions are destroyed and its keys are deleted before
+// the last callback. If that fails, or this process dies, the TTLs remove the
+// session and the job within 30 seconds, and fences within two minutes; a new
+// leader of Consul's servers begins these times anew. If the servers'
+// session_ttl_min is over 15 seconds, it is twice that, and eight times that for
+// fences.
+//
+// # Gossip, fences and running twice
+//
+// Gossip, which carries the event, may miss a node: each agent passes it on a
+// few times only, to others picked at random. So an expected node that has not
+// acknowledged after a fifth of the ack timeout, and again after two fifths, is
+// dispatched to again. It is fenced before: a second session locks the key of
+// its acknowledgement, so that the node can no longer take the job from the
+// dispatch before. Each of these two rounds fires at most ten events. With an
+// ack timeout of less than two seconds there is none.
+//
+// At the ack timeout a silent node is fenced for good. So StateNoResponse means
+// that the node did not run the command and will not. If the run ends early,
+// silent nodes are fenced as well. If that fails, such a node is StateLost, and
+// its error says that it may have taken the job.
+//
+// The nodes that get the job at one time share a key for it. The key is deleted
+// when each of them has acknowledged or is fenced. From then on a late or
+// second copy of the event starts nothing. Until then an agent or a proxy that
+// repeats the request for the event by itself can make a node run the command
+// twice; Consul's protocol does not prevent that. Nodes that are not known (see
+// [WithoutDiscovery]) can't be fenced: their job stays until the run ends.
 //
 // # Callbacks and events
 //
@@ -66,9 +90,9 @@
 // is a session that goes on for five seconds, then for as long as the session
 // can live, which is 30 seconds after its last renewal. No node ages while
 // nothing can be read. What a gateway in front of Consul answers by itself says
-// nothing of session and keys. The event is retried only if it certainly did
-// not go out, so that no retry makes a node run the command twice. An agent
-// whose write fails in such a time gives up and falls silent: its node is lost.
+// nothing of session and keys. An event that may have gone out is fired again
+// only for nodes that are fenced, so that no retry makes a node run the command
+// twice; if the nodes are not known, it is not fired again. An agent whose write fails in such a time gives up and falls silent: its node is lost.
 //
 // # What Consul's agents do not do
 //
@@ -76,11 +100,6 @@
 // example because its context is cancelled, the command runs on, unseen.
 // [WithTimeout] and [WithKillOnCancel] end it: with them the command runs under
 // a small shell program that can.
-//
-// Gossip, which carries the event, may miss a node: each agent passes it on a
-// few times only, to others picked at random. Anti-entropy brings it to that
-// node some 30 seconds later. [WithAckTimeout] sets how long the run waits for
-// that.
 //
 // # What a cluster must allow
 //

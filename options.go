@@ -20,9 +20,8 @@ import (
 const (
 	defaultWait = 2 * time.Second
 
-	// defaultAckTimeout is well above the 0.2 s that gossip takes on a LAN. A
-	// node that gossip missed may take the job up to 30 s later, by
-	// anti-entropy; a run does not wait for that by default.
+	// defaultAckTimeout is well above the 0.2 s that gossip takes on a LAN. It
+	// leaves time for two further dispatches to a node that gossip has missed.
 	defaultAckTimeout = 5 * time.Second
 
 	// minLostTimeout is the shortest default: an election on the servers may
@@ -356,8 +355,7 @@ func WithNodes(names ...string) Option {
 // Without WithNodes it fails if its token may not read the catalog. A node that
 // the job was dispatched to takes a place until it has exited, is lost, or has
 // not acknowledged within the ack timeout. On a lost node the command may still
-// run. A node that acknowledges after the ack timeout runs the command beside
-// the others; a longer WithAckTimeout makes that rarer.
+// run.
 func WithConcurrency(n int) Option {
 	return func(c *config) error { return setAtLeastOne(&c.concurrency, "WithConcurrency", n) }
 }
@@ -470,11 +468,12 @@ func WithWait(d time.Duration) Option {
 	}
 }
 
-// WithAckTimeout sets how long after the event an expected node may take to
-// acknowledge the job. After that it counts as not responding. The default is 5
-// s. Gossip takes about 0.2 s on a LAN, but some 30 s to a node that it missed.
-// A node that acknowledges later still counts, if other nodes keep the run
-// going.
+// WithAckTimeout sets how long after its first event an expected node may take
+// to acknowledge the job. After that it is fenced and counts as not responding,
+// for good. The default is 5 s. Gossip takes about 0.2 s on a LAN. After a fifth
+// and two fifths of d a silent node is dispatched to again, unless d is under 2
+// s. If agents are slow, because they are busy or far away, d should be more
+// than twice the time that they take.
 func WithAckTimeout(d time.Duration) Option {
 	return func(c *config) error { return setPositive(&c.ackTimeout, "WithAckTimeout", d) }
 }

@@ -14,7 +14,7 @@ type State int
 
 const (
 	// StateNoResponse is the state of an expected node that did not acknowledge
-	// the job. It may be down, have remote exec disabled (Consul's default
+	// the job. It did not run the command and will not. It may be down, have remote exec disabled (Consul's default
 	// since 0.8), or its agent's token may lack key:write on the prefix.
 	// NodeResult.Err says more if more is known.
 	StateNoResponse State = iota
@@ -27,7 +27,9 @@ const (
 	StateExited
 
 	// StateLost is the state of a node that acknowledged the job and then fell
-	// silent for the lost timeout. Its command may still run.
+	// silent for the lost timeout. Its command may still run. It is also the
+	// state of a node that had not acknowledged when the run ended early, if it
+	// could not be fenced: the error says that it may have taken the job.
 	StateLost
 
 	// StateSkipped is the state of a node that the job was not dispatched to:

@@ -63,7 +63,8 @@
 //
 // The first Ctrl-C or SIGTERM ends the run, removes it from Consul, and lists
 // the nodes on which the command still runs, or was killed by -kill. The second
-// one exits at once. Consul then removes the run by itself, within 30 seconds.
+// one exits at once. Consul then removes the run by itself: session and job
+// within 30 seconds, fences within two minutes.
 //
 // # JSON
 //

@@ -43,16 +43,8 @@ import (
 	"github.com/consulexec/consulexec"
 )
 
-const (
-	// pollInterval is how often the program asks Consul for the service's
-	// health.
-	pollInterval = 500 * time.Millisecond
-
-	// ackTimeout is long enough for a node that gossip has missed at first: it
-	// gets the event when agents synchronize their state, every 30 s. To wait
-	// for that is better than to stop the roll-out.
-	ackTimeout = 35 * time.Second
-)
+// pollInterval is how often the program asks Consul for the service's health.
+const pollInterval = 500 * time.Millisecond
 
 func main() {
 	r := rollout{out: os.Stdout, percent: []int{10}}
@@ -176,7 +168,6 @@ func (r *rollout) restart(ctx context.Context, nodes []string) error {
 	e, err := consulexec.New(r.command,
 		consulexec.WithClient(r.client),
 		consulexec.WithNodes(nodes...),
-		consulexec.WithAckTimeout(ackTimeout),
 		consulexec.WithTimeout(r.timeout),
 		consulexec.OnLine(func(node, line string) { fmt.Fprintf(r.out, "  %s: %s\n", node, line) }),
 		consulexec.OnExit(func(node string, code int) { fmt.Fprintf(r.out, "  %s: exit %d\n", node, code) }),
