@@ -27,7 +27,8 @@
 // [OnNoResponse] and [WithAckTimeout]. With [WithMinNodes] the run also waits
 // until that many nodes have exited, or nothing new has come for the ack
 // timeout. If the token may not read the catalog, or with [WithoutDiscovery],
-// nobody is expected and silence ends the run; [Result.DiscoveryErr] says so.
+// only the nodes of [WithNodes] are expected. Without WithNodes silence then
+// ends the run. [Result.DiscoveryErr] says so.
 //
 // [WithNodes] addresses nodes by name, however many. With [WithConcurrency] the
 // job goes to some nodes at a time, and to the next one as one ends: a rolling
@@ -86,13 +87,14 @@
 // # When Consul falters
 //
 // A request is retried, with growing pauses, if Consul can't be reached, is
-// overloaded, has no leader, or does not know a fresh token yet. Before there
-// is a session that goes on for five seconds, then for as long as the session
-// can live, which is 30 seconds after its last renewal. No node ages while
-// nothing can be read. What a gateway in front of Consul answers by itself says
-// nothing of session and keys. An event that may have gone out is fired again
-// only for nodes that are fenced, so that no retry makes a node run the command
-// twice; if the nodes are not known, it is not fired again. An agent whose write fails in such a time gives up and falls silent: its node is lost.
+// overloaded, has no leader, or does not know a fresh token yet. Before the run
+// has a session, retries go on for five seconds. After that they go on for as
+// long as the session can live: 30 seconds after its last renewal. No node ages
+// while nothing can be read. What a gateway in front of Consul answers by itself
+// says nothing of session and keys. An event that may have gone out is fired
+// again only for nodes that are fenced, so that no retry makes a node run the
+// command twice; if the nodes are not known, it is not fired again. An agent
+// whose write fails in such a time gives up and falls silent: its node is lost.
 //
 // # What Consul's agents do not do
 //

@@ -124,8 +124,8 @@ var errLoopLeft = errors.New("the loop over Events was left")
 //
 // To leave the loop is to cancel ctx: the run ends, and its session and keys
 // are removed before the statement after the loop. The error of Wait then wraps
-// context.Canceled, unless the run had come to its end, which is after the last
-// node's event. So a loop that wants the run's success has to go on until it
+// context.Canceled, unless the run had already ended. A run ends after the event
+// of its last node. So a loop that wants the run's success has to go on until it
 // ends. If the loop body panics, session and keys are removed before the panic
 // goes on.
 //

@@ -11,8 +11,8 @@ import (
 // come, and a line that never ends must not fill the memory.
 const MaxLine = 64 << 10
 
-// listener returns what listens to a run for the callbacks. If there is one for
-// lines, it adds the lines to the events.
+// listener returns the listener that calls the callbacks. If OnLine is set, it
+// also cuts output into lines.
 func (h handlers) listener() listener {
 	if h[eventLine] == nil {
 		return h.handle
@@ -59,8 +59,8 @@ func (c *lineCutter) emit(node string) func(text []byte) {
 	return func(text []byte) { c.next(Event{Type: eventLine, Node: node, Output: text}) }
 }
 
-// A line is a line that has begun: at most MaxLine bytes of it, and a "\r"
-// after MaxLine bytes that may be part of the newline.
+// A line is an unfinished line of a node: up to MaxLine bytes, and perhaps a
+// "\r" that may belong to the newline.
 type line struct {
 	begun []byte
 }

@@ -82,7 +82,7 @@ func newConfig(command string, options []Option) (*config, []error) {
 	var errs []error
 	for i, option := range options {
 		if option == nil {
-			errs = append(errs, &OptionError{Option: fmt.Sprintf("option %d", i+1), Err: errors.New("is nil")})
+			errs = append(errs, &OptionError{Option: "Option", value: fmt.Sprintf(" %d", i+1), Err: errors.New("is nil")})
 		} else if err := option(c); err != nil {
 			errs = append(errs, err)
 		}

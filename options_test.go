@@ -46,7 +46,7 @@ func TestNewRefuses(t *testing.T) {
 		{"x", []Option{WithArgs("ls")}, []string{"command and WithArgs"}},
 		{"x", []Option{WithScript([]byte("ls"))}, []string{"command and WithScript"}},
 		{"", []Option{WithArgs("ls"), WithScript([]byte("ls"))}, []string{"WithScript and WithArgs"}},
-		{"x", []Option{nil}, []string{"option 1: is nil"}},
+		{"x", []Option{nil}, []string{"Option 1: is nil"}},
 		{"x", []Option{WithNode("(")}, []string{`WithNode("(")`, "missing closing"}},
 		{"x", []Option{WithService("[")}, []string{`WithService("[")`}},
 		{"x", []Option{WithService("a"), WithTag("*")}, []string{`WithTag("*")`}},
@@ -95,7 +95,7 @@ func TestNewRefuses(t *testing.T) {
 		{"x", []Option{OnDone(nil)}, []string{"OnDone(nil)"}},
 		{"x", []Option{OnError(nil)}, []string{"OnError(nil)"}},
 		// All at once.
-		{"", []Option{WithMinNodes(-2), WithCapture(-3), nil}, []string{"WithMinNodes(-2)", "WithCapture(-3)", "option 3", "no command"}},
+		{"", []Option{WithMinNodes(-2), WithCapture(-3), nil}, []string{"WithMinNodes(-2)", "WithCapture(-3)", "Option 3", "no command"}},
 	}
 	for _, test := range tests {
 		e, err := New(test.command, test.options...)

@@ -189,8 +189,8 @@ func (c catalog) instances(ctx context.Context, service string, filter nodeFilte
 
 // watchFailures sends the names of the nodes whose agents have failed, as
 // gossip reports, each time that they change, until ctx ends. It begins after
-// the first delay and asks at most once per delay. If the catalog can't be read
-// it sends no names, as what it sent before may no longer be true. If the token
+// the first delay and asks at most once per delay. If it can't read the catalog
+// it sends an empty list, because the last list may be out of date. If the token
 // may not read the catalog that is its last word.
 func (c catalog) watchFailures(ctx context.Context, delay time.Duration, out chan<- []string) {
 	op := consul.Operation{Doing: "list failed nodes", Need: needNodes, Timeout: consul.PollTimeout}

@@ -108,6 +108,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/signal"
 	"sync"
@@ -249,18 +250,24 @@ func connect(ctx context.Context, job *job, screen *screen) (*api.Config, func()
 }
 
 // checkConsul returns an error unless an agent answers and knows a leader. It
-// waits for an election that is under way.
+// waits while Consul answers that it can't serve now, and for an election that
+// is under way.
 func checkConsul(ctx context.Context, client *api.Client) error {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	for {
 		leader, err := client.Status().LeaderWithQueryOptions((&api.QueryOptions{}).WithContext(ctx))
-		if err != nil || leader != "" {
+		var status api.StatusError
+		faltering := errors.As(err, &status) && (status.Code >= 500 || status.Code == http.StatusTooManyRequests)
+		if err != nil && !faltering || leader != "" {
 			return err
+		}
+		if err == nil {
+			err = errors.New("the agent knows no leader")
 		}
 		select {
 		case <-ctx.Done():
-			return errors.New("the agent knows no leader")
+			return err
 		case <-time.After(500 * time.Millisecond):
 		}
 	}

@@ -34,8 +34,8 @@ const (
 	// request that fails for longer has failed for good.
 	SessionLife = 2 * SessionTTL
 
-	// CleanUpTimeout bounds each request that removes what a run has made, so
-	// that one without an answer leaves time for another.
+	// CleanUpTimeout bounds each clean-up request. It is short, so that there is
+	// time for a second try.
 	CleanUpTimeout = 1500 * time.Millisecond
 
 	// The pauses between tries grow from firstPause to lastPause. lastPause is

@@ -13,8 +13,8 @@ const (
 	keySize = 200
 
 	// The forecast of new bytes is the last listing's, in proportion to the
-	// time since. It is void once that time is over minGap and several times
-	// the last interval, or over maxGap, as after a slow callback.
+	// time since. It is not used if that time is over maxGap, as after a slow
+	// callback, or over both minGap and several times the last interval.
 	minGap = 50 * time.Millisecond
 	maxGap = time.Second
 )

@@ -10,7 +10,7 @@
 # If it finds none it looks again a second later: an agent that has just
 # acknowledged the job may be about to start the command.
 exec 2>/dev/null
-told=" " tenths=0 again=yes
+signalled=" " tenths=0 retry=yes
 while :; do
 	if [ -r "/proc/$$/cmdline" ]; then
 		found=$(cat /proc/[0-9]*/cmdline | tr "\\000" "\\n" | sed -n "s/^: consulexec-$1 //p")
@@ -23,21 +23,21 @@ while :; do
 		killer) self=yes ;;
 		*[!0-9]*) left=yes ;;
 		*)
-			case $told in
+			case $signalled in
 			*" $word "*) ;;
-			*) kill -TERM "$word"; told="$told$word " ;;
+			*) kill -TERM "$word"; signalled="$signalled$word " ;;
 			esac
 			;;
 		esac
 	done
 	[ -n "$self" ] || exit 2
 	if [ -n "$left" ]; then
-		again=
+		retry=
 		[ "$tenths" -lt 90 ] || exit 1
 		if sleep 0.2; then tenths=$((tenths + 2)); else sleep 1; tenths=$((tenths + 10)); fi
 	else
-		[ -n "$again" ] || exit 0
-		again=
+		[ -n "$retry" ] || exit 0
+		retry=
 		sleep 1
 	fi
 done

@@ -9,12 +9,11 @@
 //     it gets a SIGTERM.
 //   - killer.sh is a job of its own. It sends that SIGTERM to the watchers of a run.
 //
-// They use POSIX utilities only (cat, chmod, env, mkdir, ps, rm, rmdir, sed,
-// sleep, tail, tr), and setsid, which POSIX lacks, unless the shell has job
-// control without a terminal: bash, which is /bin/sh on macOS, has it; dash has
-// not. They send a signal to a group by kill -TERM -1234, which every shell
-// takes: kill -s TERM --
-// -1234 fails in busybox, and kill -s TERM -1234 in dash.
+// They use POSIX utilities: cat, chmod, env, mkdir, ps, rm, rmdir, sed, sleep,
+// tail, tr. They also need setsid, which is not in POSIX. A shell with job
+// control without a terminal, such as bash, needs no setsid; dash does. They
+// send a signal to a group by kill -TERM -1234, which every shell takes. Other
+// forms fail: "kill -s TERM -- -1234" in busybox, "kill -s TERM -1234" in dash.
 //
 // A process of a run is found by its command line. It begins with a marker, as
 // some ps cut a line after 79 characters.
@@ -106,9 +105,9 @@ func Wrap(job Job, id string, timeout time.Duration) Job {
 	return Job{Args: append(shell, "command", job.Command)}
 }
 
-// scriptHead returns the first part of a script. It runs command with the
-// directory of the rest as one more argument, and by exec, so that no shell
-// reads on.
+// scriptHead returns the first part of a script. It replaces the
+// shell by command, so that the shell does not read the rest. The last argument
+// of command is the directory that holds the rest.
 func scriptHead(command []string) []byte {
 	quoted := make([]string, len(command))
 	for i, word := range command {

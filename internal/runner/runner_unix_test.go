@@ -378,9 +378,8 @@ func everyByte() []byte {
 	return all
 }
 
-// TestWrapSignal shows how the status differs: without the wrapper an agent
-// reports
-// -1 for any signal.
+// TestWrapSignal shows how the status differs. Without the wrapper an agent
+// reports a status of -1 for any signal.
 func TestWrapSignal(t *testing.T) {
 	eachShell(t, func(t *testing.T, sh shell) {
 		t.Parallel()

@@ -16,10 +16,10 @@
 # Every process that does not need the command's output closes it, as the agent
 # waits until nobody holds it.
 exec 3<&0 </dev/null
-told='' pid=''
+ending='' pid=''
 end() {
 	trap "" HUP INT TERM
-	told=1
+	ending=1
 	[ -n "$pid" ] || return 0
 	# The group may not exist yet, but its leader does. Others may outlive the leader.
 	kill -TERM "-$pid" || kill -TERM "$pid"
@@ -33,7 +33,7 @@ end() {
 trap end HUP INT TERM
 read -r kind pid <&3 || read -r kind pid <&3
 [ "$kind" = pid ] || exit "${pid:-255}"
-[ -z "$told" ] || end
+[ -z "$ending" ] || end
 # The timer has a group of its own: a shell and its sleep, and the shell may
 # just be starting either. After the timeout it stays until it is killed, so
 # that its number can't belong to another process by then.
@@ -49,7 +49,7 @@ fi
 read first" <&3 3<&- &
 reader=$!
 wait "$reader"
-[ -z "$told" ] || wait "$reader"
+[ -z "$ending" ] || wait "$reader"
 trap "" HUP INT TERM
 [ -z "$timer" ] || { kill -KILL "$timer"; kill -KILL "-$timer"; }
 read -r kind code <&3 || code=255

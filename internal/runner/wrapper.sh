@@ -16,8 +16,8 @@
 # This shell survives HUP, INT and TERM, to remove the script's directory after
 # the command. Its children get these signals' default actions.
 #
-# The variables have rare names: a variable of the environment would change for
-# the command. bash sets $SHELL to the user's login shell if the environment has
+# The variables have unusual names. To set one that is in the environment would
+# change it for the command. bash sets $SHELL to the user's login shell if the environment has
 # none, which is /bin/false for most services; so $SHELL counts only if env
 # prints it.
 trap : HUP INT TERM
