@@ -28,6 +28,10 @@ var (
 	// expected nodes are not known, it means that no node has answered.
 	ErrNoTargets = errors.New("no matching node")
 
+	// ErrTooFewNodes is in Result.Err if fewer nodes took the job than WithLimit
+	// asks for.
+	ErrTooFewNodes = errors.New("too few nodes")
+
 	// ErrSessionLost is in the error of a run whose session ended before the
 	// run. Somebody destroyed it, it expired, or the node that held it left the
 	// catalog. Agents can report nothing after that; their commands go on.

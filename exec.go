@@ -657,7 +657,7 @@ func (r *run) repeatUncertain(names []string, uncertain error) error {
 	if !consul.Sleep(r.ctx, pause) {
 		return consul.ContextError(r.ctx)
 	}
-	if !patient && r.state.acked() {
+	if !patient && r.state.taken > 0 {
 		return r.end(names)
 	}
 	fenced, err := r.fence(names)

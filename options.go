@@ -49,6 +49,7 @@ type config struct {
 	concurrency     int // no limit if 0
 	percent         int // the same, in percent of the nodes
 	maxFailures     int // no limit if 0
+	limit           int // how many nodes run the command; no limit if 0
 	noDiscovery     bool
 	wait            time.Duration
 	ackTimeout      time.Duration
@@ -142,6 +143,9 @@ func (c *config) checkRolling() error {
 	if c.concurrency > 0 && c.percent > 0 {
 		return &OptionError{Option: "WithConcurrency", value: fmt.Sprintf("(%d) and WithConcurrencyPercent(%d)", c.concurrency, c.percent), Err: errors.New("want one of them")}
 	}
+	if c.limit > 0 && c.minNodes > c.limit {
+		return &OptionError{Option: "WithMinNodes", value: fmt.Sprintf("(%d) and WithLimit(%d)", c.minNodes, c.limit), Err: errors.New("want no more than the limit")}
+	}
 	if option, value := c.rolling(); option != "" && c.noDiscovery && c.names == nil {
 		return badValue(option, value, errors.New("needs to know the nodes: give WithNodes, or drop WithoutDiscovery"))
 	}
@@ -169,6 +173,8 @@ func (c *config) rolling() (option string, value int) {
 		return "WithConcurrencyPercent", c.percent
 	case c.maxFailures > 0:
 		return "WithMaxFailures", c.maxFailures
+	case c.limit > 0:
+		return "WithLimit", c.limit
 	}
 	return "", 0
 }
@@ -384,6 +390,26 @@ func WithConcurrencyPercent(percent int) Option {
 // all nodes at once.
 func WithMaxFailures(n int) Option {
 	return func(c *config) error { return setAtLeastOne(&c.maxFailures, "WithMaxFailures", n) }
+}
+
+// WithLimit runs the command on n of the matching nodes, n >= 1: the first, in
+// the order of WithNodes, otherwise by name, that take it. A node that does not
+// take it within the ack timeout is passed over: it is fenced, so that it never
+// will, and the job goes to the next one. A node that took the job counts,
+// however it ends, so never more than n nodes run the command. The default is
+// no limit.
+//
+// A node that was passed over is StateNoResponse, and OnNoResponse tells of it.
+// One that was not needed is StateSkipped, without a callback. Neither is a
+// failure: NodeResult.Err is nil, and WithMaxFailures does not count them. But
+// if fewer than n nodes took the job, Result.Err is ErrTooFewNodes and names
+// those that were passed over.
+//
+// The run needs to know the nodes, as WithConcurrency does. New refuses a
+// WithMinNodes of more than n. RunDatacenters applies the limit in each
+// datacenter.
+func WithLimit(n int) Option {
+	return func(c *config) error { return setAtLeastOne(&c.limit, "WithLimit", n) }
 }
 
 func setAtLeastOne(to *int, option string, n int) error {

@@ -33,8 +33,8 @@ const (
 	StateLost
 
 	// StateSkipped is the state of a node that the job was not dispatched to:
-	// WithMaxFailures stopped the run, or the run failed before the node's
-	// turn.
+	// WithMaxFailures stopped the run, WithLimit did not need the node, or the
+	// run failed before the node's turn.
 	StateSkipped
 
 	// StateKilled is the state of a node whose command was ended because the
@@ -97,9 +97,10 @@ func (r *Result) Node(name string) (NodeResult, bool) {
 	return r.Nodes[i], true
 }
 
-// Err returns nil if the run went to its end, every expected node and every
-// other one that acknowledged exited with status 0, and at least as many nodes
-// exited as WithMinNodes asks for. Otherwise its error has the run's own error,
+// Err returns nil if the run was a success. That means: the run went to its
+// end. Every expected node exited with status 0, and so did every other one that
+// acknowledged; with WithLimit those that took the job did. And as many nodes
+// exited as WithMinNodes asks for. Otherwise the error has the run's own error,
 // if any, and names each node that failed, and how. errors.As finds the first
 // of these as a *NodeError.
 func (r *Result) Err() error {
@@ -136,7 +137,8 @@ type NodeResult struct {
 	// job and that its command had ended. They are zero if it did not.
 	Acked, Exited time.Time
 
-	// Err is nil if the node exited with status 0, otherwise a *NodeError.
+	// Err is nil if the node exited with status 0, or if WithLimit passed it over
+	// or did not need it. Otherwise it is a *NodeError.
 	Err error
 }
 

@@ -43,6 +43,25 @@ func TestRollingFailures(t *testing.T) {
 	}
 }
 
+// TestRollingLongName has a node whose name is too long for an event. It is
+// known before any node gets the job, and the others run the command.
+func TestRollingLongName(t *testing.T) {
+	long := strings.Repeat("n", 300)
+	nodes := []exectest.Option{runtest.Node("a", runtest.Up), runtest.Node(long, runtest.Up), runtest.Node("z", runtest.Up)}
+	runtest.Bubble(t, nodes, func(t *testing.T, srv *exectest.Server) {
+		rec, result, err := runtest.Execute(t, srv.Client(), "x", consulexec.WithConcurrency(1))
+		if got, want := runtest.States(result), "a: exit 0, "+long+": no response, z: exit 0"; err != nil || got != want {
+			t.Errorf("error %v, states %s, want %s", err, got, want)
+		}
+		if n, _ := result.Node(long); n.Err == nil || !strings.Contains(n.Err.Error(), "its name has 300 bytes") {
+			t.Errorf("error %v", n.Err)
+		}
+		if len(rec.Calls) < 2 || rec.Calls[1] != "no-response "+long {
+			t.Errorf("the long name is not reported at once: %q", rec.Calls)
+		}
+	})
+}
+
 // TestRollingNeedsNodes checks that a rolling run dispatches to no node if it does
 // not know the nodes.
 func TestRollingNeedsNodes(t *testing.T) {

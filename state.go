@@ -20,6 +20,7 @@ type state struct {
 	concurrency int // how many nodes may have the job at once; no limit if 0
 	percent     int // the same, in percent of the nodes
 	maxFailures int // how many failures stop the dispatching; no limit if 0
+	limit       int // how many nodes take the job; no limit if 0
 
 	nodes        map[string]*node
 	aliases      map[string]string // how agents spell names of nodes, and how the catalog does
@@ -37,6 +38,7 @@ type state struct {
 
 	queued   int // nodes whose event has not gone out yet
 	unacked  int // nodes that may still acknowledge
+	taken    int // nodes that took the job
 	running  int
 	exited   int
 	lost     int
@@ -103,6 +105,7 @@ func newState(c *config) *state {
 		concurrency: c.concurrency,
 		percent:     c.percent,
 		maxFailures: c.maxFailures,
+		limit:       c.limit,
 		nodes:       make(map[string]*node),
 		aliases:     make(map[string]string),
 		open:        make(map[string]int),
@@ -127,7 +130,15 @@ func (s *state) expect(names []string) {
 func (s *state) addAbsent(name string, reason error) {
 	n := s.add(name)
 	n.State, n.reason = StateNoResponse, reason
-	s.failures++
+	s.passOver()
+}
+
+// passOver counts a node that did not take the job. With a limit that is no
+// failure: the job goes to the next one.
+func (s *state) passOver() {
+	if s.limit == 0 {
+		s.failures++
+	}
 }
 
 func (s *state) add(name string) *node {
@@ -148,10 +159,19 @@ func (s *state) next() []string {
 	if s.concurrency > 0 {
 		n = min(n, max(0, s.concurrency-s.running-s.unacked-s.queued))
 	}
+	if s.limit > 0 {
+		n = min(n, max(0, s.limit-s.taken-s.unacked-s.queued))
+	}
+	if s.enough() {
+		s.waiting = nil // they are not needed
+	}
 	names := s.waiting[:n]
 	s.waiting = s.waiting[n:]
 	return names
 }
+
+// enough reports whether as many nodes have taken the job as the limit allows.
+func (s *state) enough() bool { return s.limit > 0 && s.taken >= s.limit }
 
 // skip drops the nodes to which nothing was dispatched yet.
 func (s *state) skip() {
@@ -259,7 +279,7 @@ func (s *state) leave(n *node) {
 // noResponse records that a node has not taken the job and never will.
 func (s *state) noResponse(name string) {
 	s.leave(s.nodes[name])
-	s.failures++
+	s.passOver()
 }
 
 // takeEnded returns the dispatches that have come to their end since the last
@@ -302,6 +322,7 @@ func (s *state) ack(name string, now time.Time) bool {
 	s.lastNews, n.seen, n.Acked = now, now, now
 	n.State, n.reason = StateRunning, nil
 	s.running++
+	s.taken++
 	return true
 }
 
@@ -440,9 +461,6 @@ func (s *state) repeat(silent []*node, plan func(names []string) [][]string) (ch
 	return chosen
 }
 
-// acked reports whether any node has taken the job.
-func (s *state) acked() bool { return s.running+s.exited+s.lost > 0 }
-
 // leaveAll records that nodes can no longer take the job from their dispatch. It
 // returns the nodes.
 func (s *state) leaveAll(names []string) []string {
@@ -488,6 +506,7 @@ func (s *state) settle(silent, fenced []string, err error, now time.Time) {
 			continue // it is fenced
 		case err == nil:
 			n.State, n.reason, n.Acked = StateRunning, nil, now
+			s.taken++
 		default:
 			n.State, n.reason = StateLost, fmt.Errorf("%w: %w", errMayHaveTaken, err)
 		}
@@ -590,6 +609,9 @@ func (s *state) shortfall() error {
 	if s.skipped > 0 {
 		errs = append(errs, fmt.Errorf("consulexec: %d failed, and %d skipped: WithMaxFailures(%d)", s.failedAtStop, s.skipped, s.maxFailures))
 	}
+	if s.limit > 0 && !s.enough() {
+		errs = append(errs, fmt.Errorf("consulexec: %w: %d took the job: WithLimit(%d)", ErrTooFewNodes, s.taken, s.limit))
+	}
 	if missing := s.minNodes - s.exited; missing > 0 {
 		errs = append(errs, fmt.Errorf("consulexec: %d nodes exited and %d are missing: WithMinNodes(%d)", s.exited, missing, s.minNodes))
 	}
@@ -600,7 +622,8 @@ func (s *state) shortfall() error {
 func (s *state) results() []NodeResult {
 	results := make([]NodeResult, 0, len(s.nodes))
 	for _, n := range s.nodes {
-		if n.Err == nil && (n.State != StateExited || n.ExitCode != 0) {
+		passedOver := s.enough() && (n.State == StateNoResponse || n.State == StateSkipped)
+		if n.Err == nil && !passedOver && (n.State != StateExited || n.ExitCode != 0) {
 			n.Err = &NodeError{Node: n.Node, State: n.State, ExitCode: n.ExitCode, Err: n.reason}
 		}
 		results = append(results, n.NodeResult)

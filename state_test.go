@@ -217,6 +217,15 @@ func TestStateWindow(t *testing.T) {
 		{"an absent node is one", []Option{WithConcurrency(1), WithMaxFailures(2)}, "z", []step{
 			{"", "", []string{"c"}}, {"fail", "c", nil},
 		}, 3},
+		{"a limit", []Option{WithLimit(2)}, "", []step{
+			{"", "", []string{"c", "a"}}, {"ack", "a", nil}, {"ack", "c", nil}, {"exit", "a", nil}, {"exit", "c", nil},
+		}, 0},
+		{"a limit passes silent nodes over", []Option{WithLimit(2), WithMaxFailures(1)}, "z", []step{
+			{"", "", []string{"c", "a"}}, {"ack", "a", nil}, {"silent", "c", []string{"d"}}, {"silent", "d", []string{"b"}}, {"ack", "b", nil}, {"exit", "b", nil},
+		}, 0},
+		{"a limit counts nodes that fail", []Option{WithLimit(2), WithConcurrency(1)}, "", []step{
+			{"", "", []string{"c"}}, {"fail", "c", []string{"a"}}, {"lose", "a", nil},
+		}, 0},
 		{"and may be enough", []Option{WithMaxFailures(1)}, "z", []step{{"", "", nil}}, 4},
 	}
 	for _, test := range tests {
@@ -337,6 +346,20 @@ node h: skipped`
 	}
 	if err := (&Result{}).Err(); err != nil {
 		t.Errorf("Err() of an empty result: %v", err)
+	}
+}
+
+// TestStateExpectedName has an agent that spells its node's name in another way
+// than the catalog.
+func TestStateExpectedName(t *testing.T) {
+	s := newState(testConfig(t))
+	s.expect([]string{"web-1", "web-2"})
+	for name, want := range map[string]string{"web-1": "web-1", "Web-1": "web-1", "WEB-2": "web-2", "web-3": "web-3"} {
+		for range 2 {
+			if got := s.expectedName(name); got != want {
+				t.Errorf("%q means %q, want %q", name, got, want)
+			}
+		}
 	}
 }
 

@@ -2,9 +2,13 @@ package test
 
 import (
 	"errors"
+	"flag"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -92,6 +96,84 @@ func TestNoResponseIsFinal(t *testing.T) {
 		t.Errorf("error %v, states %s, want %s", err, got, want)
 	}
 	y.check(t, result, 2)
+}
+
+// TestLimitPassesOver runs on three nodes. The agent of one of the first is
+// paused: the next node takes its place, and the command runs three times.
+func TestLimitPassesOver(t *testing.T) {
+	needsConsul(t)
+	cluster := devcluster.Start(t, devcluster.Config{Nodes: devcluster.Nodes(1, 4)})
+	if err := cluster.Pause("client-2"); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(4*time.Second, func() {
+		if err := cluster.Resume("client-2"); err != nil {
+			t.Error(err)
+		}
+	})
+	y := newTally(t, 50)
+	_, result, err := runtest.Execute(t, cluster.Client("client-1"), y.command, consulexec.WithLimit(3), consulexec.WithAckTimeout(2500*time.Millisecond))
+	want := "client-1: exit 0, client-2: no response, client-3: exit 0, client-4: exit 0, server-1: skipped"
+	if got := runtest.States(result); err != nil || result.Err() != nil || got != want {
+		t.Errorf("error %v, result %v, states %s, want %s", err, result.Err(), got, want)
+	}
+	y.check(t, result, 3)
+}
+
+// manyNames is how many nodes TestManyNames has in the catalog.
+var manyNames = flag.Int("names", 4000, "how many `nodes` TestManyNames has in the catalog")
+
+// TestManyNames runs on thousands of nodes with random names, of which ten have
+// an agent. Gossip carries the events to all ten.
+func TestManyNames(t *testing.T) {
+	needsConsul(t)
+	random := rand.New(rand.NewPCG(1, 2))
+	name := func() string { return fmt.Sprintf("ip-10-%d-%d-%d.%08x.internal", random.IntN(256), random.IntN(256), random.IntN(256), random.Uint32()) }
+	nodes := devcluster.Nodes(1, 9)
+	for i := range nodes {
+		nodes[i].Name = name()
+	}
+	cluster := devcluster.Start(t, devcluster.Config{Nodes: nodes})
+	client := cluster.Client(nodes[1].Name)
+	var names []string
+	for range *manyNames - len(nodes) {
+		names = append(names, name())
+	}
+	register(t, client, names)
+	names = append(names, cluster.Nodes()...)
+
+	y := newTally(t, 1)
+	start := time.Now()
+	_, result, err := runtest.Execute(t, client, y.command, consulexec.WithNodes(names...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d names took %v", len(names), time.Since(start))
+	for _, node := range cluster.Nodes() {
+		if n, _ := result.Node(node); n.State != consulexec.StateExited {
+			t.Errorf("%s is %v, error %v", node, n.State, n.Err)
+		}
+	}
+	y.check(t, result, len(nodes))
+}
+
+// register puts nodes into the catalog that are alive but have no agent.
+func register(t *testing.T, client *api.Client, names []string) {
+	for group := range slices.Chunk(names, 60) {
+		var ops []map[string]any
+		for _, name := range group {
+			ops = append(ops, map[string]any{"Node": map[string]any{"Verb": "set", "Node": map[string]string{"Node": name, "Address": "127.0.0.1"}}})
+		}
+		for _, name := range group {
+			ops = append(ops, map[string]any{"Check": map[string]any{"Verb": "set", "Check": map[string]string{
+				"Node": name, "CheckID": "serfHealth", "Name": "Serf Health Status", "Status": api.HealthPassing}}})
+		}
+		for half := range slices.Chunk(ops, 60) {
+			if _, err := client.Raw().Write("/v1/txn", half, nil, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 }
 
 // TestLeaderPaused pauses the leader while the event goes out and the nodes
