@@ -128,7 +128,9 @@ var manyNames = flag.Int("names", 4000, "how many `nodes` TestManyNames has in t
 func TestManyNames(t *testing.T) {
 	needsConsul(t)
 	random := rand.New(rand.NewPCG(1, 2))
-	name := func() string { return fmt.Sprintf("ip-10-%d-%d-%d.%08x.internal", random.IntN(256), random.IntN(256), random.IntN(256), random.Uint32()) }
+	name := func() string {
+		return fmt.Sprintf("ip-10-%d-%d-%d.%08x.internal", random.IntN(256), random.IntN(256), random.IntN(256), random.Uint32())
+	}
 	nodes := devcluster.Nodes(1, 9)
 	for i := range nodes {
 		nodes[i].Name = name()
