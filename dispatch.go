@@ -80,7 +80,7 @@ func (d *dispatcher) writeJob(ctx context.Context) error {
 		return err
 	})
 	if err == nil {
-		d.Log.Debug("job written", "key", job.Key, "bytes", len(job.Value))
+		d.Log.Debug("job written", "dispatch", dispatch, "key", job.Key, "bytes", len(job.Value))
 		d.number++
 		d.unused = true
 		d.written[dispatch] = time.Now()
@@ -162,7 +162,7 @@ func (d *dispatcher) fire(ctx context.Context, next firing) (uncertain, err erro
 	})
 	switch {
 	case err == nil:
-		d.Log.Debug("event fired", "event", id, "node", next.event.NodeFilter)
+		d.Log.Debug("event fired", "dispatch", next.dispatch, "event", id, "node", next.event.NodeFilter)
 		return nil, nil
 	case consul.IsTransient(err) && !consul.NotSent(err):
 		if ctx.Err() == nil {
@@ -211,7 +211,7 @@ func (d *dispatcher) fenceGroup(ctx context.Context, dispatch string, names []st
 			return nil, fmt.Errorf("%s: %w: %s", op.Doing, ErrSessionLost, reason)
 		}
 		if len(refusals) == 0 {
-			d.Log.Debug("fenced", "dispatch", job, "nodes", names)
+			d.Log.Debug("fenced", "dispatch", dispatch, "nodes", names)
 			return names, nil
 		}
 		if names, err = untouched(names, refusals); err != nil {
@@ -257,7 +257,7 @@ func (d *dispatcher) close(ctx context.Context, dispatches []string) {
 			d.Log.Debug("not closed", "error", err)
 			return
 		}
-		d.Log.Debug("closed", "dispatches", len(group))
+		d.Log.Debug("closed", "dispatches", group)
 	}
 }
 

@@ -637,7 +637,7 @@ func (r *run) repeat(silent []*node) error {
 	if err != nil || len(fenced) == 0 {
 		return err
 	}
-	r.log.Info("dispatching again", "nodes", fenced)
+	r.log.Debug("dispatching again", "nodes", fenced)
 	return r.enqueue(r.state.leaveAll(fenced))
 }
 

@@ -54,7 +54,11 @@ func createJobSession(ctx context.Context, c *consul.Client, name string) (s *se
 			return nil, false, err
 		}
 	}
-	return createSession(ctx, c, name, node, consul.SessionTTL, consul.StartPatience)
+	s, mayHaveOrphans, err = createSession(ctx, c, name, node, consul.SessionTTL, consul.StartPatience)
+	if err == nil {
+		c.Log.Debug("session created", "session", s.id, "name", name)
+	}
+	return s, mayHaveOrphans, err
 }
 
 // createFences creates the session for fences. It is on the same node, so that
@@ -79,6 +83,7 @@ func (s *session) createFences(ctx context.Context, name string) (mayHaveOrphans
 	fences, mayHaveOrphans, err := createSession(ctx, s.Client, name, entry.Node, fencesTTLs*s.ttl, consul.SessionLife)
 	if err == nil {
 		s.fences.Store(fences)
+		s.Log.Debug("session for fences created", "session", fences.id)
 	}
 	return mayHaveOrphans, err
 }
@@ -106,7 +111,6 @@ func createSession(ctx context.Context, c *consul.Client, name, node string, ttl
 	if err != nil {
 		return nil, mayHaveOrphans, err
 	}
-	c.Log.Debug("session created", "session", s.id, "name", name)
 	return s, mayHaveOrphans, nil
 }
 

@@ -41,12 +41,15 @@ func (s *steps) Handle(_ context.Context, record slog.Record) error {
 		details += fmt.Sprintf(" %s=%v", a.Key, a.Value)
 		return true
 	})
+	dispatch, ok := values["dispatch"]
+	further := ok && dispatch.String() != ""
 	switch {
 	case record.Message == "targets found":
 		s.screen.update(func(t *tally) { t.total = int(values["nodes"].Int64() + values["absent"].Int64()) })
 	case record.Level >= slog.LevelInfo:
 		s.screen.err(record.Message + ":" + details)
 	case s.json:
+	case further: // consul exec has one dispatch only
 	case record.Message == "session created":
 		s.screen.out(faint.Sprintf("Created remote execution session: %v", values["session"]) + "\n")
 	case record.Message == "job written":
