@@ -510,6 +510,9 @@ func (r *run) follow() error {
 // endListing acts on what a listing did not have: silent nodes are dispatched to
 // again or given up. If nodes have ended, the next ones get the job.
 func (r *run) endListing(b reader.Batch) error {
+	for _, name := range b.Twice {
+		r.state.ranTwice(r.state.expectedName(name))
+	}
 	if b.Empty {
 		r.session.check()
 	}

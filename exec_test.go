@@ -209,6 +209,26 @@ func TestNoResponse(t *testing.T) {
 	})
 }
 
+// TestRanTwice has a node whose agent got the event twice, so that one copy of
+// the command writes over what the other wrote.
+func TestRanTwice(t *testing.T) {
+	twice := func(ctx context.Context, j *exectest.Job) int {
+		j.Put("a/out/00000", []byte("first\n"))
+		j.Put("a/out/00000", []byte("second\n"))
+		return runtest.Sleeps(time.Second)(ctx, j)
+	}
+	runtest.Bubble(t, []exectest.Option{runtest.Node("a", twice), runtest.Node("b", runtest.Up)}, func(t *testing.T, srv *exectest.Server) {
+		_, result, err := runtest.Execute(t, srv.Client(), "x")
+		if got, want := runtest.States(result), "a: exit 0, b: exit 0"; err != nil || got != want {
+			t.Errorf("error %v, states %s, want %s", err, got, want)
+		}
+		var failed *consulexec.NodeError
+		if !errors.As(result.Err(), &failed) || failed.Node != "a" || !strings.Contains(failed.Error(), "may have run twice") {
+			t.Errorf("result %v", result.Err())
+		}
+	})
+}
+
 // TestLog checks that the log has each step, and no secret.
 func TestLog(t *testing.T) {
 	srv := exectest.NewServer(runtest.Node("a", runtest.Up))

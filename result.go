@@ -138,7 +138,8 @@ type NodeResult struct {
 	Acked, Exited time.Time
 
 	// Err is nil if the node exited with status 0, or if WithLimit passed it over
-	// or did not need it. Otherwise it is a *NodeError.
+	// or did not need it. Otherwise it is a *NodeError. It is one for status 0,
+	// too, if what the node wrote shows that the command may have run twice.
 	Err error
 }
 

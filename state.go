@@ -57,6 +57,7 @@ type node struct {
 	reason       error     // why it may not have taken the job, if that is known
 	seen         time.Time // its last sign of life
 	critical     bool      // gossip reports that its agent has failed
+	twice        bool      // it seems to have run the command twice
 }
 
 // A flight is an event that went out.
@@ -339,6 +340,17 @@ func (s *state) output(name string, chunk []byte, now time.Time) bool {
 	}
 	return true
 }
+
+// ranTwice records that a node seems to have run the command twice.
+func (s *state) ranTwice(name string) {
+	if n := s.nodes[name]; n != nil {
+		n.twice, n.reason = true, errRanTwice
+	}
+}
+
+// errRanTwice is the reason of a node whose keys show that its agent got the
+// event twice.
+var errRanTwice = errors.New("the command may have run twice: what the node wrote was written over")
 
 // exit records that the command ended on a running node.
 func (s *state) exit(name string, code int, now time.Time) bool {
@@ -623,7 +635,7 @@ func (s *state) results() []NodeResult {
 	results := make([]NodeResult, 0, len(s.nodes))
 	for _, n := range s.nodes {
 		passedOver := s.enough() && (n.State == StateNoResponse || n.State == StateSkipped)
-		if n.Err == nil && !passedOver && (n.State != StateExited || n.ExitCode != 0) {
+		if n.Err == nil && !passedOver && (n.State != StateExited || n.ExitCode != 0 || n.twice) {
 			n.Err = &NodeError{Node: n.Node, State: n.State, ExitCode: n.ExitCode, Err: n.reason}
 		}
 		results = append(results, n.NodeResult)

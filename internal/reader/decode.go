@@ -120,6 +120,10 @@ func (s *scanner) entry() (e entry, ok bool) {
 		}
 		text, isText := s.text()
 		switch {
+		case string(name) == "CreateIndex":
+			e.CreateIndex, ok = s.number()
+		case string(name) == "ModifyIndex":
+			e.ModifyIndex, ok = s.number()
 		case !isText && !s.skipOther():
 			return e, false
 		case !isText:
@@ -165,6 +169,20 @@ func (s *scanner) text() (text []byte, ok bool) {
 	s.rest = s.rest[1+length+1:]
 	return text, true
 }
+
+// number reads a whole number.
+func (s *scanner) number() (n uint64, ok bool) {
+	digits := 0
+	for digits < len(s.rest) && '0' <= s.rest[digits] && s.rest[digits] <= '9' {
+		n = n*10 + uint64(s.rest[digits]-'0')
+		digits++
+	}
+	s.rest = s.rest[digits:]
+	return n, 0 < digits && digits < maxDigits
+}
+
+// maxDigits is one more than surely fit into a uint64.
+const maxDigits = 20
 
 // skipOther skips a number, true, false or null in an object.
 func (s *scanner) skipOther() bool {

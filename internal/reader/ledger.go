@@ -25,6 +25,7 @@ type ledger struct {
 	fenced    map[string]bool      // keys that are fences
 	strangers map[string]time.Time // keys of somebody else, and when they were read
 	findings  []finding            // not yet logged
+	twice     []string             // nodes that seem to have run the job twice, not yet reported
 }
 
 // progress is how far a node has been read.
@@ -164,6 +165,10 @@ func (l *ledger) record(entries []*entry, now time.Time) []Record {
 			p.acked = true
 			records = append(records, Record{Node: k.Node, Kind: Ack})
 		}
+		if k.Kind != Ack && e.isOverwritten() {
+			l.find("a key was written over: the command may have run twice", "key", e.Key)
+			l.twice = append(l.twice, k.Node)
+		}
 		switch k.Kind {
 		case Ack:
 			continue
@@ -195,6 +200,14 @@ func (l *ledger) addStranger(key, why string, now time.Time) {
 
 func (l *ledger) find(text string, args ...any) {
 	l.findings = append(l.findings, finding{text, args})
+}
+
+// takeTwice returns the nodes that seem to have run the job twice, since the last
+// call.
+func (l *ledger) takeTwice() []string {
+	taken := l.twice
+	l.twice = nil
+	return taken
 }
 
 // takeFindings returns the findings since the last call.

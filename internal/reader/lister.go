@@ -92,7 +92,7 @@ func (l *lister) askValues(q *api.QueryOptions) ([]entry, *api.QueryMeta, error)
 	}
 	entries := make([]entry, len(decoded))
 	for i, p := range decoded {
-		entries[i] = entry{Key: p.Key, value: value{p.Value, p.Session}}
+		entries[i] = entry{Key: p.Key, value: value{p.Value, p.Session, p.CreateIndex, p.ModifyIndex}}
 	}
 	return entries, meta, err
 }

@@ -94,6 +94,7 @@ func (r *Reader) deliver(ctx context.Context, found listing) error {
 	if err != nil {
 		return err
 	}
+	last.Twice = r.ledger.takeTwice()
 	if err := r.send(ctx, last); err != nil {
 		return err
 	}

@@ -30,6 +30,10 @@ type Batch struct {
 	// could be read.
 	Outage time.Duration
 
+	// Twice is set beside Listed to nodes that seem to have run the job twice: a
+	// value was written over before it was read.
+	Twice []string
+
 	// Empty is set beside Listed if there was no key at all. Then the session may
 	// be gone.
 	Empty bool
