@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -76,22 +77,33 @@ func TestAgentPaused(t *testing.T) {
 	}
 }
 
-// TestNoResponseIsFinal pauses the agent of a node until after its ack timeout.
-// The node is not responding, and does not run the command when its agent goes
-// on, although the run does.
+// pausedUntilNoResponse pauses the agent of a node. When the run of the recorder
+// reports that the node does not respond, the agent goes on.
+func pausedUntilNoResponse(t *testing.T, cluster *devcluster.Cluster, node string) *runtest.Recorder {
+	t.Helper()
+	if err := cluster.Pause(node); err != nil {
+		t.Fatal(err)
+	}
+	rec := runtest.NewRecorder(t, cluster.Client("client-1"))
+	rec.Hook = func(call string) {
+		if call == "no-response "+node {
+			if err := cluster.Resume(node); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	return rec
+}
+
+// TestNoResponseIsFinal has a node whose agent goes on after the node's ack
+// timeout, and gets the events then. The node does not run the command, although
+// the run goes on.
 func TestNoResponseIsFinal(t *testing.T) {
 	needsConsul(t)
 	cluster := devcluster.Start(t, devcluster.Config{Nodes: devcluster.Nodes(1, 2)})
-	if err := cluster.Pause("client-2"); err != nil {
-		t.Fatal(err)
-	}
-	time.AfterFunc(3*time.Second, func() {
-		if err := cluster.Resume("client-2"); err != nil {
-			t.Error(err)
-		}
-	})
+	rec := pausedUntilNoResponse(t, cluster, "client-2")
 	y := newTally(t, 80)
-	_, result, err := runtest.Execute(t, cluster.Client("client-1"), y.command, consulexec.WithAckTimeout(2500*time.Millisecond))
+	result, err := rec.Run(t.Context(), y.command, consulexec.WithAckTimeout(2500*time.Millisecond))
 	if got, want := runtest.States(result), "client-1: exit 0, client-2: no response, server-1: exit 0"; err != nil || got != want {
 		t.Errorf("error %v, states %s, want %s", err, got, want)
 	}
@@ -103,16 +115,9 @@ func TestNoResponseIsFinal(t *testing.T) {
 func TestLimitPassesOver(t *testing.T) {
 	needsConsul(t)
 	cluster := devcluster.Start(t, devcluster.Config{Nodes: devcluster.Nodes(1, 4)})
-	if err := cluster.Pause("client-2"); err != nil {
-		t.Fatal(err)
-	}
-	time.AfterFunc(4*time.Second, func() {
-		if err := cluster.Resume("client-2"); err != nil {
-			t.Error(err)
-		}
-	})
+	rec := pausedUntilNoResponse(t, cluster, "client-2")
 	y := newTally(t, 50)
-	_, result, err := runtest.Execute(t, cluster.Client("client-1"), y.command, consulexec.WithLimit(3), consulexec.WithAckTimeout(2500*time.Millisecond))
+	result, err := rec.Run(t.Context(), y.command, consulexec.WithLimit(3), consulexec.WithAckTimeout(2500*time.Millisecond))
 	want := "client-1: exit 0, client-2: no response, client-3: exit 0, client-4: exit 0, server-1: skipped"
 	if got := runtest.States(result); err != nil || result.Err() != nil || got != want {
 		t.Errorf("error %v, result %v, states %s, want %s", err, result.Err(), got, want)
@@ -246,6 +251,61 @@ func TestEventAnswerLost(t *testing.T) {
 		y := newTally(t, 1)
 		_, result, err := runtest.Execute(t, client, y.command)
 		checkAllOnce(t, y, result, err, 5)
+	}
+}
+
+// limited is a transport that lets one request a second pass, and refuses the
+// others as a server with rpc_rate = 1 does.
+type limited struct {
+	http.RoundTripper
+	mu     sync.Mutex // guards the fields below
+	next   time.Time
+	passed int
+}
+
+func (l *limited) RoundTrip(r *http.Request) (*http.Response, error) {
+	l.mu.Lock()
+	pass := time.Now().After(l.next)
+	if pass {
+		l.next = time.Now().Add(time.Second)
+		l.passed++
+	}
+	l.mu.Unlock()
+	if pass {
+		return l.RoundTripper.RoundTrip(r)
+	}
+	body := io.NopCloser(strings.NewReader("rate limit exceeded, try again later or against a different server"))
+	return &http.Response{StatusCode: http.StatusInternalServerError, Header: make(http.Header), Body: body, Request: r}, nil
+}
+
+// TestRateLimited runs with one request a second, and with a node whose agent is
+// paused for a while.
+func TestRateLimited(t *testing.T) {
+	needsConsul(t)
+	cluster := devcluster.Start(t, devcluster.Config{Nodes: devcluster.Nodes(1, 2)})
+	transport := &limited{RoundTripper: http.DefaultTransport}
+	client, err := api.NewClient(&api.Config{Address: cluster.Address("client-1"), HttpClient: &http.Client{Transport: transport}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.Pause("client-2"); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(7*time.Second, func() {
+		if err := cluster.Resume("client-2"); err != nil {
+			t.Error(err)
+		}
+	})
+	rec := runtest.NewRecorder(t, cluster.Client("client-1")) // which looks for what is left
+	rec.Reach = consulexec.WithClient(client)
+	y := newTally(t, 1)
+	start := time.Now()
+	result, err := rec.Run(t.Context(), y.command)
+	took := time.Since(start)
+	t.Logf("%d requests in %v", transport.passed, took)
+	checkAllOnce(t, y, result, err, 3)
+	if took > 2*time.Minute {
+		t.Errorf("took %v, want at most two minutes", took)
 	}
 }
 
