@@ -155,11 +155,8 @@ func (f nodeFilter) matchNode(name string) bool {
 
 // matchService reports whether one service passes the filters for services.
 func (f nodeFilter) matchService(id string, tags []string) bool {
-	return (f.service == nil || f.service.MatchString(id)) && f.matchTags(tags)
-}
-
-func (f nodeFilter) matchTags(tags []string) bool {
-	return expression(f.tag) == "" || slices.ContainsFunc(tags, f.tag.MatchString)
+	return (f.service == nil || f.service.MatchString(id)) &&
+		(expression(f.tag) == "" || slices.ContainsFunc(tags, f.tag.MatchString))
 }
 
 // expression returns re's text as the event carries it. Agents take an empty

@@ -7,18 +7,12 @@ import (
 	"maps"
 	"reflect"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/consul/api"
 
 	"github.com/consulexec/consulexec/internal/consul"
 )
-
-// catalogRequests is how many requests for the instances of a service run at
-// once: enough to hide the round trip, and few beside the 200 connections that
-// an agent grants to one address.
-const catalogRequests = 8
 
 // isSerfHealth selects the check by which agents judge each other.
 const isSerfHealth = `CheckID == "serfHealth"`
@@ -28,7 +22,7 @@ const (
 	listNodes    = "list nodes"
 	needNodes    = "node:read on every node"
 	listServices = "list services"
-	needServices = "service:read on every service"
+	needServices = "node:read on every node and service:read on every service"
 )
 
 // catalog asks Consul which nodes to expect.
@@ -114,77 +108,42 @@ func (c catalog) agents(ctx context.Context) (alive map[string]bool, err error) 
 }
 
 // withService returns the nodes that have a service that passes the filter.
-// Agents match the services' IDs, but Consul lists services by name. So each
-// service whose tags may match is looked up.
+// Agents match the services' IDs, but the lists of the documented API are by
+// name, and some names fit into no request's path. So it asks for the list that
+// Consul's own pages show: one request, with each node and its services.
 func (c catalog) withService(ctx context.Context, filter nodeFilter) (map[string]bool, error) {
-	var services map[string][]string
-	meta, err := c.list(ctx, listServices, needServices, "/v1/catalog/services", "", &services)
+	var nodes []struct {
+		Node     string
+		PeerName string
+		Services []struct {
+			ID, Service string
+			Tags        []string
+		}
+	}
+	meta, err := c.list(ctx, listServices, needServices, "/v1/internal/ui/nodes", "", &nodes)
 	if err != nil {
 		return nil, err
 	}
 	// Each datacenter has the service "consul". The leader puts it into the
 	// catalog, and the servers' own agents do not know it, so they don't match.
 	const leaders = "consul"
-	if _, visible := services[leaders]; meta.ResultsFilteredByACLs || !visible {
+	visible := false
+	found := make(map[string]bool)
+	for _, n := range nodes {
+		if n.PeerName != "" {
+			continue // a node of another cluster
+		}
+		for _, s := range n.Services {
+			visible = visible || s.Service == leaders
+			if s.Service != leaders && filter.matchService(s.ID, s.Tags) {
+				found[n.Node] = true
+			}
+		}
+	}
+	if meta.ResultsFilteredByACLs || !visible {
 		return nil, c.hidden(listServices, needServices)
 	}
-	delete(services, leaders)
-
-	var (
-		group sync.WaitGroup
-		slots = make(chan struct{}, catalogRequests)
-		mu    sync.Mutex // guards the variables below
-		nodes = make(map[string]bool)
-		first error
-	)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	for name, tags := range services {
-		if !filter.matchTags(tags) {
-			continue
-		}
-		slots <- struct{}{}
-		group.Go(func() {
-			defer func() { <-slots }()
-			found, err := c.instances(ctx, name, filter)
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil && first == nil {
-				first = err
-				cancel()
-			}
-			for _, node := range found {
-				nodes[node] = true
-			}
-		})
-	}
-	group.Wait()
-	return nodes, first
-}
-
-// instances returns the nodes that have an instance of a service that passes
-// the filter.
-func (c catalog) instances(ctx context.Context, service string, filter nodeFilter) ([]string, error) {
-	var instances []struct {
-		Node        string
-		ServiceID   string
-		ServiceTags []string
-	}
-	doing := fmt.Sprintf("list instances of service %q", service)
-	meta, err := c.list(ctx, doing, needServices, "/v1/catalog/service/"+service, "", &instances)
-	if err != nil {
-		return nil, err
-	}
-	if meta.ResultsFilteredByACLs {
-		return nil, c.hidden(doing, needNodes)
-	}
-	var nodes []string
-	for _, i := range instances {
-		if filter.matchService(i.ServiceID, i.ServiceTags) {
-			nodes = append(nodes, i.Node)
-		}
-	}
-	return nodes, nil
+	return found, nil
 }
 
 // watchFailures sends the names of the nodes whose agents have failed, as

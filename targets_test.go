@@ -20,8 +20,7 @@ func TestCatalogHidden(t *testing.T) {
 	for name, fault := range map[string]exectest.Fault{
 		"empty lists": {Match: exectest.Path("GET", "/v1/health/"), Do: exectest.FilteredByACLs},
 		"denied":      {Match: exectest.Path("GET", "/v1/health/"), Do: exectest.Denied},
-		"services":    {Match: exectest.Path("GET", "/v1/catalog/services"), Do: exectest.FilteredByACLs},
-		"instances":   {Match: exectest.Path("GET", "/v1/catalog/service/"), Do: exectest.FilteredByACLs},
+		"services":    {Match: exectest.Path("GET", "/v1/internal/ui/nodes"), Do: exectest.FilteredByACLs},
 	} {
 		t.Run(name, func(t *testing.T) {
 			runtest.Bubble(t, []exectest.Option{runtest.Node("a", runtest.Up, exectest.WithService("web")), runtest.Node("b", runtest.Up)}, func(t *testing.T, srv *exectest.Server) {

@@ -229,6 +229,23 @@ func catalogNodeServices(c *call) (any, error) {
 	return answer, nil
 }
 
+// uiNodes answers with each node and its services, as Consul's own pages get
+// them.
+func uiNodes(c *call) (any, error) {
+	type nodeInfo struct {
+		ID, Node, Address string
+		Services          []api.AgentService
+		Checks            []healthCheck
+	}
+	return catalogList(c, func(n *node) []nodeInfo {
+		info := nodeInfo{ID: n.id, Node: n.name, Address: n.address, Checks: n.checks()}
+		for _, s := range n.catalogServices() {
+			info.Services = append(info.Services, n.agentService(s))
+		}
+		return []nodeInfo{info}
+	})
+}
+
 func healthState(c *call) (any, error) {
 	return catalogList(c, func(n *node) []healthCheck {
 		return slices.DeleteFunc(n.checks(), func(check healthCheck) bool {

@@ -82,6 +82,7 @@ func (s *Server) routes() *http.ServeMux {
 	handle("GET", "/v1/health/state/", healthState)
 	handle("GET", "/v1/health/service/", healthService)
 	handle("GET", "/v1/health/node/", healthNode)
+	handle("GET", "/v1/internal/ui/nodes", uiNodes)
 	handle("GET", "/v1/agent/self", agentSelf)
 	handle("GET", "/v1/status/leader", statusLeader)
 	handle("GET", "/v1/status/peers", statusPeers)
