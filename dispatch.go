@@ -173,6 +173,30 @@ func (d *dispatcher) fire(ctx context.Context, next firing) (uncertain, err erro
 	return nil, err
 }
 
+// uncertainty is a time in which no event certainly went out.
+type uncertainty struct {
+	since time.Time
+	pause time.Duration
+}
+
+// The pauses before an uncertain event is repeated grow from firstUncertainPause,
+// which gossip takes on a LAN, to lastUncertainPause.
+const (
+	firstUncertainPause = 200 * time.Millisecond
+	lastUncertainPause  = 2 * time.Second
+)
+
+// next returns how long to wait before an event is repeated, and whether it may
+// be repeated at all.
+func (u *uncertainty) next(now time.Time) (pause time.Duration, patient bool) {
+	if u.since.IsZero() {
+		*u = uncertainty{since: now, pause: firstUncertainPause}
+	}
+	pause = u.pause
+	u.pause = min(2*u.pause, lastUncertainPause)
+	return pause, now.Sub(u.since) < consul.SessionLife
+}
+
 // fence makes sure that nodes which have not taken the job from a dispatch
 // never will: it locks their acks with the session of the fences, so that their
 // agents can't. It returns the nodes that are fenced. The others have taken the

@@ -609,7 +609,7 @@ func (r *run) giveUp(listed time.Time) error {
 	if err := r.repeat(again); err != nil {
 		return err
 	}
-	if err := r.end(names(final)); err != nil {
+	if err := r.end(namesOf(final)); err != nil {
 		return err
 	}
 	for _, n := range silent {
@@ -622,21 +622,18 @@ func (r *run) giveUp(listed time.Time) error {
 	return nil
 }
 
-func names(nodes []*node) []string {
-	var names []string
-	for _, n := range nodes {
-		names = append(names, n.Node)
-	}
-	return names
-}
-
 // repeat dispatches to silent nodes again, as far as the bound on events allows.
 func (r *run) repeat(silent []*node) error {
 	names := r.state.repeat(silent, r.dispatcher.planAgain)
 	if len(names) == 0 {
 		return nil
 	}
-	fenced, err := r.fence(names)
+	return r.dispatchAgain(names)
+}
+
+// dispatchAgain fences silent nodes and queues a further dispatch to them.
+func (r *run) dispatchAgain(names []string) error {
+	fenced, err := r.fence(r.ctx, names)
 	if err != nil || len(fenced) == 0 {
 		return err
 	}
@@ -660,41 +657,13 @@ func (r *run) repeatUncertain(names []string, uncertain error) error {
 	if !consul.Sleep(r.ctx, pause) {
 		return consul.ContextError(r.ctx)
 	}
-	if !patient && r.state.taken > 0 {
+	switch {
+	case patient:
+		return r.dispatchAgain(names)
+	case r.state.taken > 0:
 		return r.end(names)
 	}
-	fenced, err := r.fence(names)
-	if err != nil || len(fenced) == 0 {
-		return err
-	}
-	if !patient {
-		return uncertain
-	}
-	return r.enqueue(r.state.leaveAll(fenced))
-}
-
-// uncertainty is a time in which no event certainly went out.
-type uncertainty struct {
-	since time.Time
-	pause time.Duration
-}
-
-// The pauses before an uncertain event is repeated grow from firstUncertainPause,
-// which gossip takes on a LAN, to lastUncertainPause.
-const (
-	firstUncertainPause = 200 * time.Millisecond
-	lastUncertainPause  = 2 * time.Second
-)
-
-// next returns how long to wait before an event is repeated, and whether it may
-// be repeated at all.
-func (u *uncertainty) next(now time.Time) (pause time.Duration, patient bool) {
-	if u.since.IsZero() {
-		*u = uncertainty{since: now, pause: firstUncertainPause}
-	}
-	pause = u.pause
-	u.pause = min(2*u.pause, lastUncertainPause)
-	return pause, now.Sub(u.since) < consul.SessionLife
+	return uncertain
 }
 
 // end fences silent nodes and reports those that have not taken the job. The
@@ -703,7 +672,7 @@ func (r *run) end(names []string) error {
 	if len(names) == 0 {
 		return nil
 	}
-	fenced, err := r.fence(names)
+	fenced, err := r.fence(r.ctx, names)
 	for _, name := range fenced {
 		r.state.noResponse(name)
 		r.log.Debug("no response", "node", name)
@@ -718,11 +687,7 @@ func (r *run) end(names []string) error {
 // fence makes sure that the nodes with these names never take the job from the
 // dispatches that they are in, unless they have already. It returns those that
 // have not.
-func (r *run) fence(names []string) (fenced []string, err error) {
-	return r.fenceWithin(r.ctx, names)
-}
-
-func (r *run) fenceWithin(ctx context.Context, names []string) (fenced []string, err error) {
+func (r *run) fence(ctx context.Context, names []string) (fenced []string, err error) {
 	if r.session.fences.Load() == nil {
 		mayHaveOrphans, err := r.session.createFences(ctx, r.sessionName())
 		r.mayHaveOrphans = r.mayHaveOrphans || mayHaveOrphans
@@ -749,7 +714,7 @@ func (r *run) settle(ctx context.Context) {
 	if len(names) == 0 {
 		return
 	}
-	fenced, err := r.fenceWithin(ctx, names)
+	fenced, err := r.fence(ctx, names)
 	if err != nil {
 		r.log.Warn("nodes may have taken the job", "error", err)
 	}

@@ -195,14 +195,13 @@ func (s *session) keep(ctx context.Context) error {
 		case <-ticker.C:
 		case answer = <-s.requests:
 		}
-		patience := consul.SessionLife - time.Since(renewed)
 		var err error
 		// Without its fences the job must not live on, so these come first.
 		if fences := s.fences.Load(); fences != nil {
-			err = fences.renew(ctx, patience)
+			err = fences.renew(ctx, consul.SessionLife-time.Since(renewed))
 		}
 		if err == nil {
-			err = s.renew(ctx, patience)
+			err = s.renew(ctx, consul.SessionLife-time.Since(renewed))
 		}
 		if answer != nil {
 			answer <- err

@@ -526,6 +526,15 @@ func (s *state) settle(silent, fenced []string, err error, now time.Time) {
 	}
 }
 
+// namesOf returns the names of nodes.
+func namesOf(nodes []*node) []string {
+	var names []string
+	for _, n := range nodes {
+		names = append(names, n.Node)
+	}
+	return names
+}
+
 // rounds returns how often a silent node is dispatched to again.
 func (s *state) rounds() int {
 	if s.ackTimeout < minRepeatTimeout {

@@ -415,7 +415,7 @@ func giveUp(s *state, listed time.Time) (noResponse []string, silent []*node) {
 	for {
 		again, final, silent := s.overdue(listed)
 		s.repeat(again, func([]string) [][]string { return nil })
-		noResponse = append(noResponse, names(final)...)
+		noResponse = append(noResponse, namesOf(final)...)
 		for _, n := range final {
 			s.noResponse(n.Node)
 		}
