@@ -37,6 +37,7 @@ const (
 type session struct {
 	*consul.Client
 	id       string
+	node     string // that it is on, if it was named
 	ttl      time.Duration
 	requests chan chan<- error       // asks keep to renew at once
 	fences   atomic.Pointer[session] // of a run's first session: the second, or nil
@@ -92,7 +93,7 @@ func (s *session) createFences(ctx context.Context, name string) (mayHaveOrphans
 // every flap of an agent's health, on a node, or on the agent's own if that is
 // empty.
 func createSession(ctx context.Context, c *consul.Client, name, node string, ttl, patience time.Duration) (s *session, mayHaveOrphans bool, err error) {
-	s = &session{Client: c, ttl: ttl, requests: make(chan chan<- error, 1)}
+	s = &session{Client: c, node: node, ttl: ttl, requests: make(chan chan<- error, 1)}
 	entry := &api.SessionEntry{Name: name, Node: node, Behavior: api.SessionBehaviorDelete, TTL: ttl.String()}
 	need := "session:write on the agent's node"
 	if node != "" {
@@ -246,7 +247,10 @@ func (s *session) renew(ctx context.Context, patience time.Duration) error {
 	err := s.Do(ctx, op, func(ctx context.Context) error {
 		var entries []*api.SessionEntry
 		_, err := s.API.Raw().Write("/v1/session/renew/"+s.id, nil, &entries, s.Write(ctx))
-		if consul.SaysNoSession(err) {
+		switch {
+		case consul.SaysNoSession(err) && s.node != "":
+			return fmt.Errorf("%w: it is gone, perhaps with its node %q from the catalog", ErrSessionLost, s.node)
+		case consul.SaysNoSession(err):
 			return ErrSessionLost
 		}
 		return err

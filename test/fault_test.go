@@ -435,6 +435,37 @@ func TestCancelledWhileFailing(t *testing.T) {
 	}
 }
 
+// TestFencesLost destroys the session of the fences. The job must not live on
+// without them, so the run ends.
+func TestFencesLost(t *testing.T) {
+	t.Parallel()
+	nodes := []exectest.Option{runtest.Node("a", runtest.Sleeps(time.Minute)), runtest.Node("off", runtest.Up, exectest.ExecDisabled())}
+	runtest.Bubble(t, nodes, func(t *testing.T, srv *exectest.Server) {
+		rec := runtest.NewRecorder(t, srv.Client())
+		rec.Hook = func(call string) {
+			if call != "no-response off" {
+				return
+			}
+			keys := srv.Keys("_rexec/")
+			for _, id := range srv.Sessions() {
+				if !strings.HasPrefix(keys[0], "_rexec/"+id) {
+					srv.DestroySession(id)
+				}
+			}
+		}
+		e := rec.New("x")
+		start := time.Now()
+		result, err := e.Run(t.Context())
+		rec.Check(e, result, err)
+		if got, want := runtest.States(result), "a: running, off: no response"; !errors.Is(err, consulexec.ErrSessionLost) || got != want {
+			t.Errorf("error %v, states %s, want %s", err, got, want)
+		}
+		if took := time.Since(start); took > 12*time.Second { // the ack timeout and a renewal
+			t.Errorf("took %v, want at most 12s", took)
+		}
+	})
+}
+
 // TestSessionLostAtDeadline destroys the session just before silence ends the
 // run. The run reports the lost session, not the silence.
 func TestSessionLostAtDeadline(t *testing.T) {
