@@ -152,11 +152,15 @@ func (d *dispatcher) fits(dispatch, filter string) bool {
 
 // fire fires an event. It retries only if the event certainly did not go out.
 // If it may have gone out in spite of a failure, fire returns that as
-// uncertain.
+// uncertain. If the nodes are not known, so that they can't be fenced, it takes
+// Consul's word that it did nothing.
 func (d *dispatcher) fire(ctx context.Context, next firing) (uncertain, err error) {
+	retryable := func(err error) bool {
+		return consul.NotSent(err) || next.names == nil && consul.WasRefused(err)
+	}
 	op := consul.Operation{Doing: "fire event " + next.event.Name, Need: fmt.Sprintf("event:write on %q", next.event.Name)}
 	var id string
-	err = d.Retry(ctx, op, consul.NotSent, func(ctx context.Context) (err error) {
+	err = d.Retry(ctx, op, retryable, func(ctx context.Context) (err error) {
 		id, _, err = d.API.Event().Fire(next.event, d.Write(ctx))
 		return err
 	})
@@ -164,7 +168,7 @@ func (d *dispatcher) fire(ctx context.Context, next firing) (uncertain, err erro
 	case err == nil:
 		d.Log.Debug("event fired", "dispatch", next.dispatch, "event", id, "node", next.event.NodeFilter)
 		return nil, nil
-	case consul.IsTransient(err) && !consul.NotSent(err):
+	case consul.IsTransient(err) && !retryable(err):
 		if ctx.Err() == nil {
 			d.Log.Warn("the event may not have gone out", "error", err)
 		}
@@ -184,6 +188,10 @@ type uncertainty struct {
 const (
 	firstUncertainPause = 200 * time.Millisecond
 	lastUncertainPause  = 2 * time.Second
+
+	// refusedPause is the further pause after a rate limit has refused an event,
+	// as the fence has used up what the limit allows.
+	refusedPause = time.Second
 )
 
 // next returns how long to wait before an event is repeated, and whether it may

@@ -658,6 +658,12 @@ func (r *run) repeatUncertain(names []string, uncertain error) error {
 		return consul.ContextError(r.ctx)
 	}
 	switch {
+	case patient && consul.WasRefused(uncertain):
+		if err := r.dispatchAgain(names); err != nil {
+			return err
+		}
+		consul.Sleep(r.ctx, refusedPause)
+		return nil
 	case patient:
 		return r.dispatchAgain(names)
 	case r.state.taken > 0:

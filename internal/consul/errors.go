@@ -71,10 +71,14 @@ func NotSent(err error) bool {
 	// No other text is proof. An agent that loses its server tries again, and
 	// "No cluster leader" or a 429 may be the answer to the second try, after the
 	// first had its effect.
-	return saysUnknownToken(err) || containsAny(status.Body,
-		"rate limit exceeded",             // of the agent or of its servers, also as a 500
-		"too many concurrent connections", // of http_max_conns_per_client
-	)
+	return strings.Contains(status.Body, "too many concurrent connections") // of http_max_conns_per_client
+}
+
+// WasRefused reports whether Consul answered that it did nothing. That is true
+// of an agent's only try. It may also be the answer to a second one.
+func WasRefused(err error) bool {
+	var status api.StatusError
+	return errors.As(err, &status) && strings.Contains(status.Body, "rate limit exceeded") || saysUnknownToken(err)
 }
 
 // isDenied reports whether Consul refused a request for want of a permission. A
