@@ -179,13 +179,16 @@ func (d *dispatcher) fire(ctx context.Context, next firing) (uncertain, err erro
 
 // uncertainty is a time in which no event certainly went out.
 type uncertainty struct {
-	since time.Time
-	pause time.Duration
+	err       error         // why; nil if there is no such time
+	since     time.Time     // when it began
+	pause     time.Duration // the next one
+	names     []string      // the nodes of the last event
+	notBefore time.Time     // when the next event may go out
 }
 
-// The pauses before an uncertain event is repeated grow from firstUncertainPause,
-// which gossip takes on a LAN, to lastUncertainPause.
 const (
+	// The pauses before an uncertain event is repeated grow from
+	// firstUncertainPause, which gossip takes on a LAN, to lastUncertainPause.
 	firstUncertainPause = 200 * time.Millisecond
 	lastUncertainPause  = 2 * time.Second
 
@@ -194,80 +197,111 @@ const (
 	refusedPause = time.Second
 )
 
-// next returns how long to wait before an event is repeated, and whether it may
-// be repeated at all.
-func (u *uncertainty) next(now time.Time) (pause time.Duration, patient bool) {
-	if u.since.IsZero() {
+// add records that an event to nodes may not have gone out.
+func (u *uncertainty) add(names []string, err error, now time.Time) {
+	if u.err == nil {
 		*u = uncertainty{since: now, pause: firstUncertainPause}
 	}
-	pause = u.pause
+	u.names, u.err, u.notBefore = names, err, now.Add(u.pause)
 	u.pause = min(2*u.pause, lastUncertainPause)
-	return pause, now.Sub(u.since) < consul.SessionLife
 }
+
+// isOver reports whether the patience for uncertain events is over.
+func (u *uncertainty) isOver(now time.Time) bool { return now.Sub(u.since) > consul.SessionLife }
 
 // fence makes sure that nodes which have not taken the job from a dispatch
 // never will: it locks their acks with the session of the fences, so that their
-// agents can't. It returns the nodes that are fenced. The others have taken the
-// job. The dispatch has to be open.
-func (d *dispatcher) fence(ctx context.Context, dispatch string, names []string) (fenced []string, err error) {
+// agents can't. It returns the nodes that are fenced, and those whose ack is
+// locked by a session of somebody else. The others have taken the job. The
+// dispatch has to be open.
+func (d *dispatcher) fence(ctx context.Context, dispatch string, names []string) (fenced, foreign []string, err error) {
 	for group := range slices.Chunk(names, consul.MaxTxnOps-1) {
-		locked, err := d.fenceGroup(ctx, dispatch, group)
-		if err != nil {
-			return fenced, err
-		}
+		locked, held, err := d.lockAcks(ctx, dispatch, group)
 		fenced = append(fenced, locked...)
+		if err == nil && len(held) > 0 {
+			held, err = d.notOurs(ctx, dispatch, held)
+			foreign = append(foreign, held...)
+		}
+		if err != nil {
+			return fenced, foreign, err
+		}
 	}
-	return fenced, nil
+	return fenced, foreign, nil
 }
 
-// fenceGroup fences nodes in one transaction, again without those that have
-// taken the job until none is left of these.
-func (d *dispatcher) fenceGroup(ctx context.Context, dispatch string, names []string) (fenced []string, err error) {
+// lockAcks locks acks in one transaction, again without those that are locked
+// already until none is left of these.
+func (d *dispatcher) lockAcks(ctx context.Context, dispatch string, names []string) (locked, held []string, err error) {
 	job := d.path(reader.Key{Dispatch: dispatch, Kind: reader.Job})
 	op := consul.Operation{Doing: "fence nodes under " + job, Need: "key:write and key:read on " + d.base()}
 	for len(names) > 0 {
-		ops := []*api.KVTxnOp{{Verb: api.KVCheckSession, Key: job, Session: d.session.id}}
-		for _, name := range names {
-			ack := d.path(reader.Key{Dispatch: dispatch, Node: name, Kind: reader.Ack})
-			ops = append(ops, &api.KVTxnOp{Verb: api.KVLock, Key: ack, Session: d.session.fences.Load().id})
-		}
-		var refusals consul.Refusals
-		err := d.Do(ctx, op, func(ctx context.Context) (err error) {
-			refusals, err = d.Transact(ctx, ops)
-			return err
-		})
+		ops := append([]*api.KVTxnOp{{Verb: api.KVCheckSession, Key: job, Session: d.session.id}},
+			d.ackOps(api.KVLock, dispatch, names, d.session.fences.Load().id)...)
+		refusals, err := d.transact(ctx, op, ops)
 		if err != nil {
-			return nil, err
+			return nil, held, err
 		}
 		if reason, refused := refusals[0]; refused {
-			return nil, fmt.Errorf("%s: %w: %s", op.Doing, ErrSessionLost, reason)
+			return nil, held, fmt.Errorf("%s: %w: %s", op.Doing, ErrSessionLost, reason)
 		}
 		if len(refusals) == 0 {
 			d.Log.Debug("fenced", "dispatch", dispatch, "nodes", names)
-			return names, nil
+			return names, held, nil
 		}
-		if names, err = untouched(names, refusals); err != nil {
-			return nil, fmt.Errorf("%s: %w", op.Doing, err)
+		var rest []string
+		for i, name := range names {
+			reason, refused := refusals[i+1]
+			switch {
+			case !refused:
+				rest = append(rest, name)
+			case strings.Contains(reason, "lock is already held"):
+				held = append(held, name)
+			case strings.Contains(reason, "due to lock delay"):
+				// A session that held the ack has ended: the run's own, or
+				// somebody else's.
+				if _, err := d.session.read(ctx); err != nil {
+					return nil, held, err
+				}
+				held = append(held, name)
+			case strings.Contains(reason, "invalid session"):
+				return nil, held, fmt.Errorf("%s: %w: %s", op.Doing, ErrSessionLost, reason)
+			default:
+				return nil, held, fmt.Errorf("%s: node %s: %s", op.Doing, name, reason)
+			}
 		}
+		names = rest
 	}
-	return nil, nil
+	return nil, held, nil
 }
 
-// untouched returns the names whose locks were not refused. A lock is refused if
-// the node has taken the job. Any other refusal is an error.
-func untouched(names []string, refusals consul.Refusals) (rest []string, err error) {
+// notOurs returns the nodes whose ack the run's session does not hold.
+func (d *dispatcher) notOurs(ctx context.Context, dispatch string, names []string) (foreign []string, err error) {
+	op := consul.Operation{Doing: "check acks under " + d.base(), Need: "key:read on " + d.base()}
+	refusals, err := d.transact(ctx, op, d.ackOps(api.KVCheckSession, dispatch, names, d.session.id))
 	for i, name := range names {
-		reason, refused := refusals[i+1]
-		switch {
-		case !refused:
-			rest = append(rest, name)
-		case strings.Contains(reason, "invalid session"):
-			return nil, fmt.Errorf("%w: %s", ErrSessionLost, reason)
-		case !strings.Contains(reason, "lock is already held"):
-			return nil, fmt.Errorf("node %s: %s", name, reason)
+		if _, refused := refusals[i]; refused {
+			foreign = append(foreign, name)
 		}
 	}
-	return rest, nil
+	return foreign, err
+}
+
+// ackOps returns an operation for the ack of each node.
+func (d *dispatcher) ackOps(verb api.KVOp, dispatch string, names []string, session string) []*api.KVTxnOp {
+	var ops []*api.KVTxnOp
+	for _, name := range names {
+		ack := d.path(reader.Key{Dispatch: dispatch, Node: name, Kind: reader.Ack})
+		ops = append(ops, &api.KVTxnOp{Verb: verb, Key: ack, Session: session})
+	}
+	return ops
+}
+
+func (d *dispatcher) transact(ctx context.Context, op consul.Operation, ops []*api.KVTxnOp) (refusals consul.Refusals, err error) {
+	err = d.Do(ctx, op, func(ctx context.Context) (err error) {
+		refusals, err = d.Transact(ctx, ops)
+		return err
+	})
+	return refusals, err
 }
 
 // close deletes the jobs of dispatches whose nodes have all taken the job or are
@@ -345,3 +379,6 @@ func (d *dispatcher) deleteKeys(ctx context.Context) error {
 // errMayHaveTaken is the reason of a node that may have taken the job when the
 // run ended: it could not be fenced.
 var errMayHaveTaken = errors.New("may have taken the job")
+
+// errForeignAck is why a node could not be fenced although the session lives.
+var errForeignAck = errors.New("its ack is locked by somebody else")

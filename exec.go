@@ -432,7 +432,10 @@ func (r *run) dispatch() error {
 			return err
 		}
 	}
-	for {
+	if err := r.repeatUncertain(); err != nil {
+		return err
+	}
+	for !time.Now().Before(r.uncertain.notBefore) {
 		next, ok := r.state.nextEvent(time.Now())
 		if !ok {
 			return nil
@@ -446,10 +449,13 @@ func (r *run) dispatch() error {
 			return uncertain
 		}
 		r.reportSubmit()
-		if err := r.repeatUncertain(next.names, uncertain); err != nil {
-			return err
+		if uncertain == nil {
+			r.uncertain = uncertainty{}
+		} else if r.state.known {
+			r.uncertain.add(next.names, uncertain, time.Now())
 		}
 	}
+	return nil
 }
 
 // enqueue opens a dispatch for nodes and queues its events.
@@ -469,7 +475,7 @@ func (r *run) follow() error {
 	failed := make(chan []string)
 	r.tasks.Go(func() { r.reader.Run(r.ctx) })
 	r.tasks.Go(func() { catalog{r.consul}.watchFailures(r.ctx, min(r.wait, defaultWait), failed) })
-	timer := time.NewTimer(time.Until(r.state.wakeAt()))
+	timer := time.NewTimer(time.Until(r.wakeAt()))
 	defer timer.Stop()
 	for {
 		select {
@@ -482,11 +488,11 @@ func (r *run) follow() error {
 			if due := r.state.deadline(); !due.IsZero() && !time.Now().Before(due) {
 				r.reader.Refresh() // and the listing sets the timer
 			} else {
-				timer.Reset(time.Until(r.state.wakeAt()))
+				timer.Reset(time.Until(r.wakeAt()))
 			}
 		case names := <-failed:
 			r.state.setCritical(names)
-			timer.Reset(time.Until(r.state.wakeAt()))
+			timer.Reset(time.Until(r.wakeAt()))
 		case b := <-r.reader.Out:
 			if b.Err != nil {
 				return b.Err
@@ -502,9 +508,23 @@ func (r *run) follow() error {
 				return r.verdict()
 			}
 			r.dispatcher.close(r.ctx, r.state.takeEnded())
-			timer.Reset(time.Until(r.state.wakeAt()))
+			timer.Reset(time.Until(r.wakeAt()))
 		}
 	}
+}
+
+// wakeAt returns when to look at the timeouts and at the queue of events again.
+func (r *run) wakeAt() time.Time {
+	at := r.state.deadline()
+	queue := r.state.eventDue()
+	if queue.Before(r.uncertain.notBefore) {
+		queue = r.uncertain.notBefore
+	}
+	waits := len(r.state.queue) > 0 || len(r.uncertain.names) > 0
+	if waits && (at.IsZero() || queue.Before(at)) {
+		at = queue
+	}
+	return at
 }
 
 // endListing acts on what a listing did not have: silent nodes are dispatched to
@@ -633,7 +653,7 @@ func (r *run) repeat(silent []*node) error {
 
 // dispatchAgain fences silent nodes and queues a further dispatch to them.
 func (r *run) dispatchAgain(names []string) error {
-	fenced, err := r.fence(r.ctx, names)
+	fenced, _, err := r.fence(r.ctx, names)
 	if err != nil || len(fenced) == 0 {
 		return err
 	}
@@ -641,50 +661,51 @@ func (r *run) dispatchAgain(names []string) error {
 	return r.enqueue(r.state.leaveAll(fenced))
 }
 
-// repeatUncertain dispatches to nodes again if their event may not have gone
-// out. It gives those that got it time to acknowledge. The fence waits until
-// Consul can be asked. After the patience for uncertain events the nodes are
-// given up, or the run if no node has acknowledged.
-func (r *run) repeatUncertain(names []string, uncertain error) error {
-	if uncertain == nil {
-		r.uncertain = uncertainty{}
+// repeatUncertain dispatches to nodes again whose event may not have gone out,
+// after a pause for those that got it. The fence waits until Consul can be
+// asked. After the patience for uncertain events the nodes are given up, or the
+// run if no node has acknowledged.
+func (r *run) repeatUncertain() error {
+	now := time.Now()
+	if len(r.uncertain.names) == 0 || now.Before(r.uncertain.notBefore) {
 		return nil
 	}
-	if !r.state.known {
-		return nil // nobody can be fenced
+	names := r.state.unackedOf(r.uncertain.names)
+	r.uncertain.names = nil
+	if r.uncertain.isOver(now) && r.state.taken == 0 {
+		return r.uncertain.err
 	}
-	pause, patient := r.uncertain.next(time.Now())
-	if !consul.Sleep(r.ctx, pause) {
-		return consul.ContextError(r.ctx)
+	again := slices.Concat(r.dispatcher.planAgain(names)...)
+	if r.uncertain.isOver(now) || r.state.stopped() {
+		again = nil
 	}
-	switch {
-	case patient && consul.WasRefused(uncertain):
-		if err := r.dispatchAgain(names); err != nil {
-			return err
-		}
-		consul.Sleep(r.ctx, refusedPause)
-		return nil
-	case patient:
-		return r.dispatchAgain(names)
-	case r.state.taken > 0:
-		return r.end(names)
+	rest := slices.DeleteFunc(names, func(name string) bool { return slices.Contains(again, name) })
+	if err := r.end(rest); err != nil || len(again) == 0 {
+		return err
 	}
-	return uncertain
+	if consul.WasRefused(r.uncertain.err) {
+		defer func() { r.uncertain.notBefore = time.Now().Add(refusedPause) }()
+	}
+	return r.dispatchAgain(again)
 }
 
-// end fences silent nodes and reports those that have not taken the job. The
-// next listing has the acks of the others.
+// end fences silent nodes and reports those that have not taken the job. Those
+// that can't be fenced are lost. The next listing has the acks of the others.
 func (r *run) end(names []string) error {
 	if len(names) == 0 {
 		return nil
 	}
-	fenced, err := r.fence(r.ctx, names)
+	fenced, foreign, err := r.fence(r.ctx, names)
 	for _, name := range fenced {
 		r.state.noResponse(name)
 		r.log.Debug("no response", "node", name)
 		r.emit(Event{Type: EventNoResponse, Node: name})
 	}
-	if len(fenced) < len(names) {
+	for _, name := range foreign {
+		r.state.mayHaveTaken(name, errForeignAck)
+		r.log.Warn("lost", "node", name, "error", errForeignAck)
+	}
+	if len(fenced)+len(foreign) < len(names) {
 		r.reader.Refresh()
 	}
 	return err
@@ -692,25 +713,25 @@ func (r *run) end(names []string) error {
 
 // fence makes sure that the nodes with these names never take the job from the
 // dispatches that they are in, unless they have already. It returns those that
-// have not.
-func (r *run) fence(ctx context.Context, names []string) (fenced []string, err error) {
+// have not, and those of which nobody knows, as somebody else holds their ack.
+func (r *run) fence(ctx context.Context, names []string) (fenced, foreign []string, err error) {
 	if r.session.fences.Load() == nil {
 		mayHaveOrphans, err := r.session.createFences(ctx, r.sessionName())
 		r.mayHaveOrphans = r.mayHaveOrphans || mayHaveOrphans
-		r.awaitOrphan = mayHaveOrphans && err != nil
+		r.awaitOrphan = r.awaitOrphan || mayHaveOrphans && err != nil
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		r.reader.SetFences(r.session.fences.Load().id)
 	}
 	for dispatch, names := range r.state.byDispatch(names) {
-		locked, err := r.dispatcher.fence(ctx, dispatch, names)
-		fenced = append(fenced, locked...)
+		locked, others, err := r.dispatcher.fence(ctx, dispatch, names)
+		fenced, foreign = append(fenced, locked...), append(foreign, others...)
 		if err != nil {
-			return fenced, err
+			return fenced, foreign, err
 		}
 	}
-	return fenced, nil
+	return fenced, foreign, nil
 }
 
 // settle decides about the nodes that were silent when the run ended early: the
@@ -720,9 +741,12 @@ func (r *run) settle(ctx context.Context) {
 	if len(names) == 0 {
 		return
 	}
-	fenced, err := r.fence(ctx, names)
+	fenced, foreign, err := r.fence(ctx, names)
 	if err != nil {
 		r.log.Warn("nodes may have taken the job", "error", err)
+	}
+	for _, name := range foreign {
+		r.state.mayHaveTaken(name, errForeignAck)
 	}
 	r.state.settle(names, fenced, err, time.Now())
 }

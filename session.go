@@ -65,8 +65,22 @@ func createJobSession(ctx context.Context, c *consul.Client, name string) (s *se
 // createFences creates the session for fences. It is on the same node, so that
 // no change of the catalog ends it alone. From then on keep renews it too.
 func (s *session) createFences(ctx context.Context, name string) (mayHaveOrphans bool, err error) {
+	entry, err := s.read(ctx)
+	if err != nil {
+		return false, err
+	}
+	fences, mayHaveOrphans, err := createSession(ctx, s.Client, name, entry.Node, fencesTTLs*s.ttl, consul.SessionLife)
+	if err == nil {
+		s.fences.Store(fences)
+		s.Log.Debug("session for fences created", "session", fences.id)
+	}
+	return mayHaveOrphans, err
+}
+
+// read returns what Consul knows of the session. If that is nothing, the session
+// is lost.
+func (s *session) read(ctx context.Context) (entry *api.SessionEntry, err error) {
 	op := consul.Operation{Doing: "read session " + s.id, Need: "session:read"}
-	var entry *api.SessionEntry
 	err = s.Do(ctx, op, func(ctx context.Context) error {
 		var meta *api.QueryMeta
 		entry, meta, err = s.API.Session().Info(s.id, s.Query(ctx))
@@ -75,18 +89,10 @@ func (s *session) createFences(ctx context.Context, name string) (mayHaveOrphans
 		}
 		return err
 	})
-	if err != nil {
-		return false, err
+	if err == nil && entry == nil {
+		err = fmt.Errorf("%s: %w", op.Doing, ErrSessionLost)
 	}
-	if entry == nil {
-		return false, fmt.Errorf("%s: %w", op.Doing, ErrSessionLost)
-	}
-	fences, mayHaveOrphans, err := createSession(ctx, s.Client, name, entry.Node, fencesTTLs*s.ttl, consul.SessionLife)
-	if err == nil {
-		s.fences.Store(fences)
-		s.Log.Debug("session for fences created", "session", fences.id)
-	}
-	return mayHaveOrphans, err
+	return entry, err
 }
 
 // createSession creates a session without checks, so that it does not end with
@@ -106,7 +112,7 @@ func createSession(ctx context.Context, c *consul.Client, name, node string, ttl
 			s.ttl, entry.TTL = least, least.String()
 			s.id, _, err = c.API.Session().CreateNoChecks(entry, c.Write(ctx))
 		}
-		mayHaveOrphans = mayHaveOrphans || err != nil && consul.IsTransient(err) && !consul.NotSent(err)
+		mayHaveOrphans = mayHaveOrphans || err != nil && consul.IsTransient(err) && !consul.NotSent(err) && !consul.WasRefused(err)
 		return err
 	})
 	if err != nil {

@@ -151,7 +151,7 @@ func (s *state) add(name string) *node {
 // next removes the nodes that get the job now from those that wait, and returns
 // them. After too many failures it drops the rest.
 func (s *state) next() []string {
-	if s.maxFailures > 0 && s.failures >= s.maxFailures {
+	if s.stopped() {
 		s.skip()
 	}
 	// A node that waits may run already, by a stranger's doing.
@@ -170,6 +170,9 @@ func (s *state) next() []string {
 	s.waiting = s.waiting[n:]
 	return names
 }
+
+// stopped reports whether too many nodes have failed for further dispatches.
+func (s *state) stopped() bool { return s.maxFailures > 0 && s.failures >= s.maxFailures }
 
 // enough reports whether as many nodes have taken the job as the limit allows.
 func (s *state) enough() bool { return s.limit > 0 && s.taken >= s.limit }
@@ -504,6 +507,27 @@ func (s *state) silent() []string {
 	return names
 }
 
+// unackedOf returns those of the nodes that may still acknowledge.
+func (s *state) unackedOf(names []string) []string {
+	var unacked []string
+	for _, name := range names {
+		if s.nodes[name].unacked {
+			unacked = append(unacked, name)
+		}
+	}
+	return unacked
+}
+
+// mayHaveTaken records that nobody knows whether a silent node has taken the
+// job.
+func (s *state) mayHaveTaken(name string, reason error) {
+	n := s.nodes[name]
+	s.leave(n)
+	n.State, n.reason = StateLost, fmt.Errorf("%w: %w", errMayHaveTaken, reason)
+	s.lost++
+	s.failures++
+}
+
 // settle records what became of silent nodes when the run ended early. Those
 // that are fenced did not take the job. The others did, unless err says why that
 // is not known.
@@ -520,7 +544,7 @@ func (s *state) settle(silent, fenced []string, err error, now time.Time) {
 			n.State, n.reason, n.Acked = StateRunning, nil, now
 			s.taken++
 		default:
-			n.State, n.reason = StateLost, fmt.Errorf("%w: %w", errMayHaveTaken, err)
+			s.mayHaveTaken(name, err)
 		}
 		s.leave(n)
 	}
@@ -537,7 +561,7 @@ func namesOf(nodes []*node) []string {
 
 // rounds returns how often a silent node is dispatched to again.
 func (s *state) rounds() int {
-	if s.ackTimeout < minRepeatTimeout {
+	if s.ackTimeout < minRepeatTimeout || s.stopped() {
 		return 0
 	}
 	return repeatRounds
@@ -590,17 +614,6 @@ func (s *state) deadline() time.Time {
 			continue
 		}
 		if next.IsZero() || due.Before(next) {
-			next = due
-		}
-	}
-	return next
-}
-
-// wakeAt returns when to look at deadline and at the queue again.
-func (s *state) wakeAt() time.Time {
-	next := s.deadline()
-	if len(s.queue) > 0 {
-		if due := s.eventDue(); next.IsZero() || due.Before(next) {
 			next = due
 		}
 	}

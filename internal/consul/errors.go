@@ -75,7 +75,8 @@ func NotSent(err error) bool {
 }
 
 // WasRefused reports whether Consul answered that it did nothing. That is true
-// of an agent's only try. It may also be the answer to a second one.
+// of an agent's only try, as each write is. An event is tried again by an agent
+// that loses its server, and then it is the answer to the second try.
 func WasRefused(err error) bool {
 	var status api.StatusError
 	return errors.As(err, &status) && strings.Contains(status.Body, "rate limit exceeded") || saysUnknownToken(err)
