@@ -67,10 +67,13 @@ func TestTxn(t *testing.T) {
 			api.KVTxnOp{Verb: api.KVDeleteCAS, Key: "a", Index: 1},
 			api.KVTxnOp{Verb: api.KVUnlock, Key: "a", Session: mine},
 			api.KVTxnOp{Verb: api.KVLock, Key: "a", Session: "x"},
-			api.KVTxnOp{Verb: "bogus", Key: "a"},
 		), `0: failed to set key "a", index is stale; 1: failed to delete key "a", index is stale; ` +
-			`2: failed to unlock key "a", lock isn't held, or is held by another session; 3: invalid session "x"; ` +
-			`4: unknown KV operation: bogus`, "a locked"},
+			`2: failed to unlock key "a", lock isn't held, or is held by another session; 3: invalid session "x"`, "a locked"},
+		{"refused before anything is applied", ops(
+			api.KVTxnOp{Verb: api.KVLock, Key: "locked", Session: other},
+			api.KVTxnOp{Verb: "bogus", Key: "a"},
+			api.KVTxnOp{Verb: api.KVGet, Key: ""},
+		), `1: unknown KV operation: bogus; 2: Must provide key`, "a locked"},
 		{"write", ops(
 			api.KVTxnOp{Verb: api.KVSet, Key: "b", Value: []byte("2")},
 			api.KVTxnOp{Verb: api.KVCAS, Key: "c", Value: []byte("3")},
