@@ -87,7 +87,7 @@ func MissEvents(n int) NodeOption { return func(node *node) { node.misses = n } 
 // finds the job's key, even while the command still runs. The second run
 // overwrites the keys of the first. Its ack changes no key, since the job's
 // session holds the ack already.
-func RepeatEvents(n int) NodeOption { return func(node *node) { node.repeats = n } }
+func RepeatEvents(n int) NodeOption { return func(node *node) { node.repeats = max(n, 0) } }
 
 // ExecDisabled makes the node ignore jobs, as Consul agents do by default since
 // 0.8. The node never acks.
