@@ -72,12 +72,12 @@ func Run(h Handler) NodeOption { return func(n *node) { n.run = h } }
 // misses the node.
 func AckAfter(d time.Duration) NodeOption { return func(n *node) { n.ackDelay = d } }
 
-// MissEvents makes gossip miss the node with the first n job events for it:
-// those that its agent would act on. By default no event misses a node. In a
-// real cluster of 5 to 9 nodes, about one event in a hundred misses a node. A
-// run of the library then fires an event for the node again, after one fifth
-// and after two fifths of its ack timeout. So with n of at most 2 the node
-// still runs the command, once.
+// MissEvents makes gossip miss the node with the first n job events for it. An
+// event counts if the node's agent would act on it. By default no event misses
+// a node. In a real cluster of 5 to 9 nodes, one or two events in a hundred do.
+// A run of the library fires an event for such a node again, after one fifth
+// and after two fifths of its ack timeout. So with an n of 1 or 2 the node still
+// runs the command, once.
 func MissEvents(n int) NodeOption { return func(node *node) { node.misses = n } }
 
 // RepeatEvents delivers each job event to the node n more times, as if a proxy
