@@ -63,7 +63,7 @@ func eventFire(c *call) (any, error) {
 	return e, nil
 }
 
-// fire advances the Lamport clock and returns the event's nodes.
+// fire advances the Lamport clock and returns the nodes that the event reaches.
 func (dc *datacenter) fire(s *Server, e *event, matches eventFilter) ([]*node, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -73,9 +73,14 @@ func (dc *datacenter) fire(s *Server, e *event, matches eventFilter) ([]*node, e
 	dc.eventTime++
 	var reached []*node
 	for _, n := range dc.nodes {
-		if e.Name == rexec && n.alive && !n.external && !n.execDisabled && matches(n) {
-			reached = append(reached, n)
+		if e.Name != rexec || !n.alive || n.external || n.execDisabled || !matches(n) {
+			continue
 		}
+		if n.misses > 0 {
+			n.misses--
+			continue
+		}
+		reached = append(reached, n)
 	}
 	return reached, nil
 }

@@ -27,7 +27,8 @@
 //
 // If Consul allows a range of durations, the longest applies: a session lives
 // for twice its TTL, and a blocking query waits a sixteenth longer than asked.
-// Gossip is immediate; see [AckAfter]. The API answers whichever nodes are
+// Gossip is immediate and complete; see [AckAfter], [MissEvents] and
+// [RepeatEvents]. The API answers whichever nodes are
 // killed, since it belongs to none of them. Filter expressions (filter=)
 // consist of clauses joined by and: selector == "value", != "value", matches
 // "regexp" or not matches "regexp". Any other expression is refused with a 400.

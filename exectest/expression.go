@@ -2,6 +2,7 @@ package exectest
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -50,13 +51,13 @@ func parseFilter(expression string) ([]clause, error) {
 		if len(clauses) > 0 {
 			and := andRE.FindString(rest)
 			if and == "" {
-				return nil, fmt.Errorf("only \"and\" can join clauses")
+				return nil, errors.New("only \"and\" can join clauses")
 			}
 			rest = rest[len(and):]
 		}
 		parts := clauseRE.FindStringSubmatch(rest)
 		if parts == nil {
-			return nil, fmt.Errorf("the only operators are ==, !=, matches and not matches")
+			return nil, errors.New("the only operators are ==, !=, matches and not matches")
 		}
 		c, err := newClause(parts[1], strings.Join(strings.Fields(parts[2]), " "), parts[3])
 		if err != nil {

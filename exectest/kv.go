@@ -1,6 +1,7 @@
 package exectest
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"path"
@@ -126,11 +127,12 @@ func (s *store) rewind() uint64 {
 	return s.index
 }
 
-// put sets a key and keeps its lock.
+// put sets a key. The key keeps its lock, but loses its lock index, as in
+// Consul.
 func (dc *datacenter) put(e entry, index uint64) *entry {
 	e.Session, e.LockIndex = "", 0
 	if old := dc.kv.get(e.Key); old != nil {
-		e.Session, e.LockIndex = old.Session, old.LockIndex
+		e.Session = old.Session
 	}
 	return dc.kv.set(e, index)
 }
@@ -148,14 +150,14 @@ func (dc *datacenter) cas(e entry, expected, index uint64) (*entry, bool) {
 // error if another session holds the key, or if the lock delay of an ended
 // session still runs.
 func (dc *datacenter) acquire(e entry, index uint64) (*entry, bool, error) {
+	if dc.lockDelayed(e.Key) {
+		return nil, false, nil
+	}
 	if e.Session == "" {
-		return nil, false, fmt.Errorf("missing session")
+		return nil, false, errors.New("missing session")
 	}
 	if dc.sessions[e.Session] == nil {
 		return nil, false, fmt.Errorf("invalid session %q", e.Session)
-	}
-	if time.Now().Before(dc.lockDelay[e.Key]) {
-		return nil, false, nil
 	}
 	e.LockIndex = 1
 	if old := dc.kv.get(e.Key); old != nil {
@@ -171,10 +173,14 @@ func (dc *datacenter) acquire(e entry, index uint64) (*entry, bool, error) {
 	return dc.kv.set(e, index), true, nil
 }
 
+// lockDelayed reports whether the lock delay of an ended session still keeps
+// every session from the key.
+func (dc *datacenter) lockDelayed(key string) bool { return time.Now().Before(dc.lockDelay[key]) }
+
 // release sets and unlocks a key if the session holds its lock.
 func (dc *datacenter) release(e entry, index uint64) (*entry, bool, error) {
 	if e.Session == "" {
-		return nil, false, fmt.Errorf("missing session")
+		return nil, false, errors.New("missing session")
 	}
 	old := dc.kv.get(e.Key)
 	if old == nil || old.Session != e.Session {

@@ -3,6 +3,7 @@ package exectest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -53,11 +54,11 @@ func TestKVWrites(t *testing.T) {
 		{"acquire", func() (bool, *api.WriteMeta, error) { return kv.Acquire(pair("4", mine), nil) }, true, "4 1 mine"},
 		{"acquire again", func() (bool, *api.WriteMeta, error) { return kv.Acquire(pair("5", mine), nil) }, true, "5 1 mine"},
 		{"acquire another's", func() (bool, *api.WriteMeta, error) { return kv.Acquire(pair("6", other), nil) }, false, "5 1 mine"},
-		{"set keeps the lock", func() (bool, *api.WriteMeta, error) { return cas("7", modified()) }, true, "7 1 mine"},
-		{"release another's", func() (bool, *api.WriteMeta, error) { return kv.Release(pair("8", other), nil) }, false, "7 1 mine"},
-		{"release", func() (bool, *api.WriteMeta, error) { return kv.Release(pair("9", mine), nil) }, true, "9 1 "},
-		{"acquire anew", func() (bool, *api.WriteMeta, error) { return kv.Acquire(pair("10", other), nil) }, true, "10 2 other"},
-		{"delete the wrong index", func() (bool, *api.WriteMeta, error) { return deleteCAS(1) }, false, "10 2 other"},
+		{"set keeps the lock, not its index", func() (bool, *api.WriteMeta, error) { return cas("7", modified()) }, true, "7 0 mine"},
+		{"release another's", func() (bool, *api.WriteMeta, error) { return kv.Release(pair("8", other), nil) }, false, "7 0 mine"},
+		{"release", func() (bool, *api.WriteMeta, error) { return kv.Release(pair("9", mine), nil) }, true, "9 0 "},
+		{"acquire anew", func() (bool, *api.WriteMeta, error) { return kv.Acquire(pair("10", other), nil) }, true, "10 1 other"},
+		{"delete the wrong index", func() (bool, *api.WriteMeta, error) { return deleteCAS(1) }, false, "10 1 other"},
 		{"delete the right index", func() (bool, *api.WriteMeta, error) { return deleteCAS(modified()) }, true, ""},
 		{"delete a missing key", func() (bool, *api.WriteMeta, error) { return deleteCAS(1) }, true, ""},
 	} {
@@ -246,6 +247,79 @@ func TestBlocking(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestSameWrite writes to a locked key. A write of what the key holds already
+// moves no index and wakes no listing.
+func TestSameWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := NewServer()
+		defer srv.Close()
+		client := srv.Client()
+		kv := client.KV()
+		mine := newSession(t, client)
+		acquire := func(value string, flags uint64) error {
+			ok, _, err := kv.Acquire(&api.KVPair{Key: "a/1", Value: []byte(value), Flags: flags, Session: mine}, nil)
+			if err == nil && !ok {
+				err = errors.New("not acquired")
+			}
+			return err
+		}
+		put := func(value string) error { return first(kv.Put(&api.KVPair{Key: "a/1", Value: []byte(value)}, nil)) }
+		lock := func() error {
+			op := &api.TxnOp{KV: &api.KVTxnOp{Verb: api.KVLock, Key: "a/1", Value: []byte("y"), Session: mine}}
+			ok, answer, _, err := client.Txn().Txn(api.TxnOps{op}, nil)
+			if err == nil && !ok {
+				err = fmt.Errorf("refused: %v", answer.Errors)
+			}
+			return err
+		}
+		list := func(index uint64) (*api.KVPair, uint64) {
+			pairs, meta, err := kv.List("a/", &api.QueryOptions{WaitIndex: index, WaitTime: 16 * time.Second})
+			if err != nil || len(pairs) != 1 {
+				t.Fatalf("%d keys, %v", len(pairs), err)
+			}
+			return pairs[0], meta.LastIndex
+		}
+		if err := acquire("", 0); err != nil {
+			t.Fatal(err)
+		}
+		for _, step := range []struct {
+			name  string
+			do    func() error
+			write bool
+		}{
+			{"acquire", func() error { return acquire("", 0) }, false},
+			{"acquire with a value", func() error { return acquire("x", 0) }, true},
+			{"acquire with the value", func() error { return acquire("x", 0) }, false},
+			{"acquire with flags", func() error { return acquire("x", 1) }, true},
+			{"acquire without flags", func() error { return acquire("x", 0) }, true},
+			{"put takes the lock index", func() error { return put("x") }, true},
+			{"put", func() error { return put("x") }, false},
+			{"put another value", func() error { return put("y") }, true},
+			{"acquire after put", func() error { return acquire("y", 0) }, false},
+			{"lock in a transaction", lock, false},
+		} {
+			_, before := list(0)
+			start := time.Now()
+			time.AfterFunc(time.Second, func() {
+				if err := step.do(); err != nil {
+					t.Errorf("%s: %v", step.name, err)
+				}
+			})
+			pair, after := list(before)
+			want := 17 * time.Second
+			if step.write {
+				want = time.Second
+			}
+			if got := time.Since(start); got != want || (after != before) != step.write || pair.ModifyIndex != after || pair.Session != mine {
+				t.Errorf("%s: answered after %v, want %v; index %d, was %d; the key is %+v", step.name, got, want, after, before, pair)
+			}
+			if _, _, err := client.Session().Renew(mine, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
 }
 
 func TestIndexIsNeverZero(t *testing.T) {

@@ -35,9 +35,11 @@ type node struct {
 	external          bool
 	execDisabled      bool
 	ackDelay          time.Duration
+	repeats           int // how many more copies of each event reach the node
 	run               Handler
 
 	alive       bool
+	misses      int // how many more events miss the node
 	generation  int // of its agent; grows when the agent starts or ends
 	executions  int
 	createIndex uint64
@@ -69,6 +71,23 @@ func Run(h Handler) NodeOption { return func(n *node) { n.run = h } }
 // zero. In a small network it takes some 0.2 s, or up to 30 s if gossip first
 // misses the node.
 func AckAfter(d time.Duration) NodeOption { return func(n *node) { n.ackDelay = d } }
+
+// MissEvents makes gossip miss the node with the first n job events for it. An
+// event counts if the node's agent would act on it. By default no event misses
+// a node. In a real cluster of 5 to 9 nodes, one or two events in a hundred do.
+// A run of the library fires an event for such a node again, after one fifth
+// and after two fifths of its ack timeout. So with an n of 1 or 2 the node still
+// runs the command, once.
+func MissEvents(n int) NodeOption { return func(node *node) { node.misses = n } }
+
+// RepeatEvents delivers each job event to the node n more times, as if a proxy
+// had sent the request to fire it again. The copies arrive one after the other,
+// each [AckAfter]'s delay after the one before it. By default the node gets no
+// copy. As an agent does, the node runs the command once for each copy that
+// finds the job's key, even while the command still runs. The second run
+// overwrites the keys of the first. Its ack changes no key, since the job's
+// session holds the ack already.
+func RepeatEvents(n int) NodeOption { return func(node *node) { node.repeats = max(n, 0) } }
 
 // ExecDisabled makes the node ignore jobs, as Consul agents do by default since
 // 0.8. The node never acks.
@@ -172,18 +191,24 @@ type agent struct {
 	chunk  int           // the number of the next chunk
 }
 
-// deliver starts the node's agent on an event.
+// deliver starts the node's agent on an event, and on each copy of it.
 func (s *Server) deliver(n *node, e *event) {
+	job, err := e.payload()
+	if err != nil {
+		return
+	}
 	s.mu.Lock()
-	a := &agent{srv: s, node: n, generation: n.generation, writes: make(chan []byte), done: make(chan struct{})}
+	generation := n.generation
 	s.mu.Unlock()
-	s.start(func() {
-		defer close(a.done)
-		var err error
-		if a.job, err = e.payload(); err == nil && sleep(s.ctx, n.ackDelay) {
-			a.execute()
-		}
-	})
+	for i := range 1 + n.repeats {
+		a := &agent{srv: s, node: n, generation: generation, job: job, writes: make(chan []byte), done: make(chan struct{})}
+		s.start(func() {
+			defer close(a.done)
+			if sleep(s.ctx, time.Duration(1+i)*n.ackDelay) {
+				a.execute()
+			}
+		})
+	}
 }
 
 // execute runs the agent's whole job: read, ack, output, exit.

@@ -147,6 +147,77 @@ func TestAckAfter(t *testing.T) {
 	})
 }
 
+// TestMissEvents fires three events for a node that misses two. Events for
+// other nodes, and those while its agent is down, do not count.
+func TestMissEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := NewServer(Node("a", Run(Answer("", 0))), Node("b", Run(Answer("", 0)), MissEvents(2), Down()))
+		defer srv.Close()
+		client := srv.Client()
+		for _, step := range []struct {
+			node string
+			a, b int // executions so far
+		}{
+			{"b", 0, 0}, // and then b starts
+			{"a", 1, 0}, {"a", 2, 0}, {"a", 3, 0},
+			{"", 4, 0}, {"b", 4, 0}, {"", 5, 1}, {"b", 5, 2},
+		} {
+			submit(t, client, spec{Wait: time.Hour}, api.UserEvent{NodeFilter: step.node})
+			synctest.Wait()
+			if a, b := srv.Executions("a"), srv.Executions("b"); a != step.a || b != step.b {
+				t.Errorf("event for %q: a ran %d jobs, want %d; b ran %d, want %d", step.node, a, step.a, b, step.b)
+			}
+			srv.Start("b")
+		}
+	})
+}
+
+// TestRepeatEvents checks how often a node has run the command after each of
+// three copies of an event, and what that does to the keys.
+func TestRepeatEvents(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		do   func(srv *Server, session, dir string) // after the first ack
+		want []int                                  // executions after each copy
+	}{
+		{"job stands", func(*Server, string, string) {}, []int{1, 2, 3, 3}},
+		{"job deleted", func(srv *Server, _, dir string) { srv.Delete(dir + "job") }, []int{1, 1, 1, 1}},
+		{"session gone", func(srv *Server, session, _ string) { srv.DestroySession(session) }, []int{1, 1, 1, 1}},
+		{"agent restarted", func(srv *Server, _, _ string) { srv.Kill("web-1"); srv.Start("web-1") }, []int{1, 1, 1, 1}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := NewServer(Node("consul"), Node("web-1", Run(Answer("x", 0)), AckAfter(time.Second), RepeatEvents(2)))
+				defer srv.Close()
+				client := srv.Client()
+				session, dir := submit(t, client, spec{Wait: time.Hour}, api.UserEvent{NodeFilter: "web"})
+				index := func() uint64 {
+					_, meta, err := client.KV().List(dir, nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					return meta.LastIndex
+				}
+				var modified uint64
+				for i, want := range test.want {
+					time.Sleep(time.Second)
+					synctest.Wait()
+					if got := srv.Executions("web-1"); got != want {
+						t.Errorf("%d executions after %ds, want %d", got, i+1, want)
+					}
+					if i == 0 {
+						test.do(srv, session, dir)
+						modified = index()
+					}
+				}
+				if got := index(); got != modified {
+					t.Errorf("the index of the listing moved from %d to %d, although the copies wrote the same", modified, got)
+				}
+			})
+		})
+	}
+}
+
 // TestWhichNodesAck sends jobs to nodes of every kind.
 func TestWhichNodesAck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

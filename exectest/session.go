@@ -2,6 +2,7 @@ package exectest
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -53,7 +54,7 @@ func newID() string {
 // createSession validates and stores a session. Its errors have Consul's texts.
 func (s *Server) createSession(dc *datacenter, sess *session) error {
 	if sess.Node == "" {
-		return fmt.Errorf("Must provide Node")
+		return errors.New("Must provide Node")
 	}
 	switch sess.Behavior {
 	case "":
@@ -71,7 +72,7 @@ func (s *Server) createSession(dc *datacenter, sess *session) error {
 	defer s.mu.Unlock()
 	n := dc.node(sess.Node)
 	if n == nil {
-		return fmt.Errorf("apply failed: Missing node registration")
+		return errors.New("apply failed: Missing node registration")
 	}
 	for _, check := range sess.NodeChecks {
 		if check != serfHealth || n.external {

@@ -2,7 +2,6 @@ package exectest
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -44,9 +43,12 @@ type txnMeta struct {
 	ResultsFilteredByACLs bool
 }
 
-// txnWrites are the verbs that write. A transaction with one of them goes
-// through Raft.
-var txnWrites = []string{"set", "cas", "lock", "unlock", "delete", "delete-cas", "delete-tree"}
+// txnWrites and txnReads are the verbs that write and those that do not. A
+// transaction with one that writes goes through Raft.
+var (
+	txnWrites = []string{"set", "cas", "lock", "unlock", "delete", "delete-cas", "delete-tree"}
+	txnReads  = []string{"get", "get-or-empty", "get-tree", "check-session", "check-index", "check-not-exists"}
+)
 
 // txn applies all operations or none.
 func txn(c *call) (any, error) {
@@ -80,6 +82,9 @@ func txn(c *call) (any, error) {
 func (c *call) apply(ops []txnOp) txnAnswer {
 	answer := txnAnswer{Results: []txnResult{}}
 	apply := func(index uint64) {
+		if answer.Errors = c.dc.precheck(ops); answer.Errors != nil {
+			return
+		}
 		for i, op := range ops {
 			entries, err := c.dc.apply(op, index)
 			if err != nil {
@@ -112,12 +117,26 @@ func (c *call) apply(ops []txnOp) txnAnswer {
 	return answer
 }
 
+// precheck returns the errors that Consul finds before it applies anything. If
+// there is one, the answer names no operation that would fail later.
+func (dc *datacenter) precheck(ops []txnOp) []txnError {
+	var found []txnError
+	for i, op := range ops {
+		switch {
+		case op.Key == "" && op.Verb != "delete-tree":
+			found = append(found, txnError{i, "Must provide key"})
+		case !slices.Contains(txnWrites, op.Verb) && !slices.Contains(txnReads, op.Verb):
+			found = append(found, txnError{i, "unknown KV operation: " + op.Verb})
+		case op.Verb == "lock" && dc.lockDelayed(op.Key):
+			found = append(found, txnError{i, fmt.Sprintf("failed to lock key %q due to lock delay", op.Key)})
+		}
+	}
+	return found
+}
+
 // apply applies one operation and returns the keys for the answer. Only get
 // verbs return values.
 func (dc *datacenter) apply(op txnOp, index uint64) ([]*entry, error) {
-	if op.Key == "" && op.Verb != "delete-tree" {
-		return nil, errors.New("Must provide key")
-	}
 	e := entry{Key: op.Key, Value: op.Value, Flags: op.Flags, Session: op.Session}
 	old := dc.kv.get(op.Key)
 	var stored *entry
@@ -190,9 +209,7 @@ func check(op txnOp, old *entry) error {
 		return fmt.Errorf("failed to check index, key %q doesn't exist", op.Key)
 	case op.Verb == "check-index" && old.ModifyIndex != op.Index:
 		return fmt.Errorf("failed index check for key %q, current modify index %d != %d", op.Key, old.ModifyIndex, op.Index)
-	case op.Verb == "check-index":
-		return nil
 	default:
-		return fmt.Errorf("unknown KV operation: %s", op.Verb)
+		return nil
 	}
 }

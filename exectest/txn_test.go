@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/hashicorp/consul/api"
 )
@@ -67,10 +69,13 @@ func TestTxn(t *testing.T) {
 			api.KVTxnOp{Verb: api.KVDeleteCAS, Key: "a", Index: 1},
 			api.KVTxnOp{Verb: api.KVUnlock, Key: "a", Session: mine},
 			api.KVTxnOp{Verb: api.KVLock, Key: "a", Session: "x"},
-			api.KVTxnOp{Verb: "bogus", Key: "a"},
 		), `0: failed to set key "a", index is stale; 1: failed to delete key "a", index is stale; ` +
-			`2: failed to unlock key "a", lock isn't held, or is held by another session; 3: invalid session "x"; ` +
-			`4: unknown KV operation: bogus`, "a locked"},
+			`2: failed to unlock key "a", lock isn't held, or is held by another session; 3: invalid session "x"`, "a locked"},
+		{"refused before anything is applied", ops(
+			api.KVTxnOp{Verb: api.KVLock, Key: "locked", Session: other},
+			api.KVTxnOp{Verb: "bogus", Key: "a"},
+			api.KVTxnOp{Verb: api.KVGet, Key: ""},
+		), `1: unknown KV operation: bogus; 2: Must provide key`, "a locked"},
 		{"write", ops(
 			api.KVTxnOp{Verb: api.KVSet, Key: "b", Value: []byte("2")},
 			api.KVTxnOp{Verb: api.KVCAS, Key: "c", Value: []byte("3")},
@@ -104,6 +109,73 @@ func TestTxn(t *testing.T) {
 			t.Errorf("%s: keys are %q, want %q", test.name, keys, test.keys)
 		}
 	}
+}
+
+// TestTxnFence fences nodes of a job, as the library does: in one transaction
+// it checks the job's session and locks the nodes' acks with another.
+func TestTxnFence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := NewServer()
+		defer srv.Close()
+		client := srv.Client()
+		mine, fences := newSession(t, client), newSession(t, client)
+		acquire := func(key string) bool {
+			ok, _, err := client.KV().Acquire(&api.KVPair{Key: key, Session: mine}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return ok
+		}
+		check := func(when, nodes, want, acks string) {
+			t.Helper()
+			ops := api.TxnOps{{KV: &api.KVTxnOp{Verb: api.KVCheckSession, Key: "job", Session: mine}}}
+			for node := range strings.FieldsSeq(nodes) {
+				ops = append(ops, &api.TxnOp{KV: &api.KVTxnOp{Verb: api.KVLock, Key: node + "/ack", Session: fences}})
+			}
+			ok, answer, _, err := client.Txn().Txn(ops, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var refusals []string
+			for _, refusal := range answer.Errors {
+				refusals = append(refusals, fmt.Sprintf("%d: %s", refusal.OpIndex, refusal.What))
+			}
+			if got := strings.Join(refusals, "; "); got != want || ok != (want == "") {
+				t.Errorf("%s, fence %s: %v\n got %s\nwant %s", when, nodes, ok, got, want)
+			}
+			var held []string
+			pairs, _, err := client.KV().List("", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, pair := range pairs {
+				if node, isAck := strings.CutSuffix(pair.Key, "/ack"); isAck {
+					held = append(held, node+"="+map[string]string{mine: "job", fences: "fence"}[pair.Session])
+				}
+			}
+			if got := strings.Join(held, " "); got != acks {
+				t.Errorf("%s, fence %s: acks are %q, want %q", when, nodes, got, acks)
+			}
+		}
+		const (
+			held    = `: failed to lock key "%s/ack", lock is already held`
+			delayed = `: failed to lock key "%s/ack" due to lock delay`
+			gone    = `0: failed to check session, key "job" doesn't exist`
+		)
+		acquire("job")
+		check("nobody acked", "a b", "", "a=fence b=fence")
+		check("again", "b a", "", "a=fence b=fence")
+		if acquire("a/ack") || !acquire("c/ack") || !acquire("e/ack") {
+			t.Error("a acked, or c or e did not")
+		}
+		check("c and e acked", "c d e", fmt.Sprintf("1"+held+"; 3"+held, "c", "e"), "a=fence b=fence c=job e=job")
+		check("without these", "d", "", "a=fence b=fence c=job d=fence e=job")
+		srv.DestroySession(mine)
+		check("session gone", "a f", gone, "a=fence b=fence d=fence")
+		check("session gone, c acked", "f c", fmt.Sprintf("2"+delayed, "c"), "a=fence b=fence d=fence")
+		time.Sleep(15 * time.Second) // the lock delay
+		check("after the lock delay", "f c", gone, "a=fence b=fence d=fence")
+	})
 }
 
 func TestTxnRefuses(t *testing.T) {

@@ -1,0 +1,54 @@
+package test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/consulexec/consulexec"
+	"github.com/consulexec/consulexec/exectest"
+	"github.com/consulexec/consulexec/internal/runtest"
+)
+
+// TestGossip runs on nodes that gossip misses, or reaches more than once. A copy
+// of an event is harmless after every node of its dispatch has acknowledged.
+// The slowest does so after half a second.
+func TestGossip(t *testing.T) {
+	late := exectest.AckAfter(400 * time.Millisecond)
+	for _, test := range []struct {
+		name    string
+		how     []exectest.NodeOption // of b
+		options []consulexec.Option
+		states  string
+		ran     int // how often b runs the command
+	}{
+		{"misses one event", []exectest.NodeOption{exectest.MissEvents(1)}, nil, "a: exit 0, b: exit 0, c: exit 0", 1},
+		{"misses two events", []exectest.NodeOption{exectest.MissEvents(2)}, nil, "a: exit 0, b: exit 0, c: exit 0", 1},
+		{"misses every event", []exectest.NodeOption{exectest.MissEvents(3)}, nil, "a: exit 0, b: no response, c: exit 0", 0},
+		{"misses an event of its own", []exectest.NodeOption{exectest.MissEvents(1)}, []consulexec.Option{consulexec.WithConcurrency(1)},
+			"a: exit 0, b: exit 0, c: exit 0", 1},
+		{"gets copies later", []exectest.NodeOption{exectest.RepeatEvents(3), late}, nil, "a: exit 0, b: exit 0, c: exit 0", 1},
+		{"misses one event and gets copies later", []exectest.NodeOption{exectest.MissEvents(1), exectest.RepeatEvents(3), late}, nil,
+			"a: exit 0, b: exit 0, c: exit 0", 1},
+		{"gets a copy before the slowest node", []exectest.NodeOption{exectest.RepeatEvents(1), exectest.AckAfter(200 * time.Millisecond)}, nil,
+			"a: exit 0, b: exit 0, c: exit 0", 2},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			nodes := []exectest.Option{
+				runtest.Node("a", runtest.Up),
+				runtest.Node("b", runtest.Up, test.how...),
+				runtest.Node("c", runtest.Sleeps(20*time.Second), exectest.AckAfter(500*time.Millisecond)), // outlasts all events
+			}
+			runtest.Bubble(t, nodes, func(t *testing.T, srv *exectest.Server) {
+				_, result, err := runtest.Execute(t, srv.Client(), "x", test.options...)
+				if got := runtest.States(result); err != nil || got != test.states {
+					t.Errorf("error %v, states %s, want %s", err, got, test.states)
+				}
+				for name, want := range map[string]int{"a": 1, "b": test.ran, "c": 1} {
+					if got := srv.Executions(name); got != want {
+						t.Errorf("%s ran the command %d times, want %d", name, got, want)
+					}
+				}
+			})
+		})
+	}
+}
