@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -55,6 +56,18 @@ func dispatchPrefix(prefix, session, dispatch string) string {
 		return prefix
 	}
 	return prefix + "/" + session + "/" + dispatch
+}
+
+// nodePath returns a node's name as its agent spells it in keys: agents join the
+// parts of a key with path.Join. It is empty if such a key is not below the
+// folder of its dispatch.
+func nodePath(name string) string {
+	const folder = "folder"
+	below, ok := strings.CutPrefix(path.Join(folder, name), folder+"/")
+	if !ok {
+		return ""
+	}
+	return below
 }
 
 // base is the folder of the run's keys, with the slash.
@@ -216,92 +229,77 @@ func (u *uncertainty) isOver(now time.Time) bool { return now.Sub(u.since) > con
 // dispatch has to be open.
 func (d *dispatcher) fence(ctx context.Context, dispatch string, names []string) (fenced, foreign []string, err error) {
 	for group := range slices.Chunk(names, consul.MaxTxnOps-1) {
-		locked, held, err := d.lockAcks(ctx, dispatch, group)
-		fenced = append(fenced, locked...)
-		if err == nil && len(held) > 0 {
-			held, err = d.notOurs(ctx, dispatch, held)
-			foreign = append(foreign, held...)
-		}
+		locked, others, err := d.fenceGroup(ctx, dispatch, group)
 		if err != nil {
 			return fenced, foreign, err
 		}
+		fenced, foreign = append(fenced, locked...), append(foreign, others...)
 	}
 	return fenced, foreign, nil
 }
 
-// lockAcks locks acks in one transaction, again without those that are locked
-// already until none is left of these.
-func (d *dispatcher) lockAcks(ctx context.Context, dispatch string, names []string) (locked, held []string, err error) {
+// fenceGroup fences nodes in one transaction. If acks are locked already, it
+// repeats the transaction, which then checks who holds these.
+func (d *dispatcher) fenceGroup(ctx context.Context, dispatch string, silent []string) (fenced, foreign []string, err error) {
 	job := d.path(reader.Key{Dispatch: dispatch, Kind: reader.Job})
 	op := consul.Operation{Doing: "fence nodes under " + job, Need: "key:write and key:read on " + d.base()}
-	for len(names) > 0 {
-		ops := append([]*api.KVTxnOp{{Verb: api.KVCheckSession, Key: job, Session: d.session.id}},
-			d.ackOps(api.KVLock, dispatch, names, d.session.fences.Load().id)...)
-		refusals, err := d.transact(ctx, op, ops)
+	var held []string
+	for {
+		ops := slices.Concat(
+			[]*api.KVTxnOp{{Verb: api.KVCheckSession, Key: job, Session: d.session.id}},
+			d.ackOps(api.KVLock, dispatch, silent, d.session.fences.Load().id),
+			d.ackOps(api.KVCheckSession, dispatch, held, d.session.id),
+		)
+		var refusals consul.Refusals
+		err := d.Do(ctx, op, func(ctx context.Context) (err error) {
+			refusals, err = d.Transact(ctx, ops)
+			return err
+		})
 		if err != nil {
-			return nil, held, err
-		}
-		if reason, refused := refusals[0]; refused {
-			return nil, held, fmt.Errorf("%s: %w: %s", op.Doing, ErrSessionLost, reason)
+			return nil, nil, err
 		}
 		if len(refusals) == 0 {
-			d.Log.Debug("fenced", "dispatch", dispatch, "nodes", names)
-			return names, held, nil
+			d.Log.Debug("fenced", "dispatch", dispatch, "nodes", silent)
+			return silent, foreign, nil
 		}
-		var rest []string
-		for i, name := range names {
+		var stillSilent, stillHeld []string
+		for i, name := range slices.Concat(silent, held) {
 			reason, refused := refusals[i+1]
 			switch {
+			case !refused && i < len(silent):
+				stillSilent = append(stillSilent, name)
 			case !refused:
-				rest = append(rest, name)
+				stillHeld = append(stillHeld, name)
+			case i >= len(silent):
+				foreign = append(foreign, name)
 			case strings.Contains(reason, "lock is already held"):
-				held = append(held, name)
+				stillHeld = append(stillHeld, name)
 			case strings.Contains(reason, "due to lock delay"):
 				// A session that held the ack has ended: the run's own, or
 				// somebody else's.
 				if _, err := d.session.read(ctx); err != nil {
-					return nil, held, err
+					return nil, nil, err
 				}
-				held = append(held, name)
-			case strings.Contains(reason, "invalid session"):
-				return nil, held, fmt.Errorf("%s: %w: %s", op.Doing, ErrSessionLost, reason)
+				foreign = append(foreign, name)
 			default:
-				return nil, held, fmt.Errorf("%s: node %s: %s", op.Doing, name, reason)
+				return nil, nil, fmt.Errorf("%s: node %s: %w: %s", op.Doing, name, ErrSessionLost, reason)
 			}
 		}
-		names = rest
-	}
-	return nil, held, nil
-}
-
-// notOurs returns the nodes whose ack the run's session does not hold.
-func (d *dispatcher) notOurs(ctx context.Context, dispatch string, names []string) (foreign []string, err error) {
-	op := consul.Operation{Doing: "check acks under " + d.base(), Need: "key:read on " + d.base()}
-	refusals, err := d.transact(ctx, op, d.ackOps(api.KVCheckSession, dispatch, names, d.session.id))
-	for i, name := range names {
-		if _, refused := refusals[i]; refused {
-			foreign = append(foreign, name)
+		if reason, refused := refusals[0]; refused {
+			return nil, nil, fmt.Errorf("%s: %w: %s", op.Doing, ErrSessionLost, reason)
 		}
+		silent, held = stillSilent, stillHeld
 	}
-	return foreign, err
 }
 
 // ackOps returns an operation for the ack of each node.
 func (d *dispatcher) ackOps(verb api.KVOp, dispatch string, names []string, session string) []*api.KVTxnOp {
 	var ops []*api.KVTxnOp
 	for _, name := range names {
-		ack := d.path(reader.Key{Dispatch: dispatch, Node: name, Kind: reader.Ack})
+		ack := d.path(reader.Key{Dispatch: dispatch, Node: nodePath(name), Kind: reader.Ack})
 		ops = append(ops, &api.KVTxnOp{Verb: verb, Key: ack, Session: session})
 	}
 	return ops
-}
-
-func (d *dispatcher) transact(ctx context.Context, op consul.Operation, ops []*api.KVTxnOp) (refusals consul.Refusals, err error) {
-	err = d.Do(ctx, op, func(ctx context.Context) (err error) {
-		refusals, err = d.Transact(ctx, ops)
-		return err
-	})
-	return refusals, err
 }
 
 // close deletes the jobs of dispatches whose nodes have all taken the job or are
@@ -380,5 +378,5 @@ func (d *dispatcher) deleteKeys(ctx context.Context) error {
 // run ended: it could not be fenced.
 var errMayHaveTaken = errors.New("may have taken the job")
 
-// errForeignAck is why a node could not be fenced although the session lives.
-var errForeignAck = errors.New("its ack is locked by somebody else")
+// errUnfenced is why a node could not be fenced although the session lives.
+var errUnfenced = errors.New("its ack can't be locked, or somebody else holds it")

@@ -345,11 +345,11 @@ func (r *run) withoutLongNames(found targets) targets {
 		return found
 	}
 	found.names = slices.DeleteFunc(found.names, func(name string) bool {
-		fits := r.dispatcher.fits(longestDispatch, nameFilter([]string{name}))
-		if !fits {
-			found.absent = append(found.absent, absence{name, fmt.Errorf("its name has %d bytes, which no event can carry", len(name))})
+		if r.dispatcher.fits(longestDispatch, nameFilter([]string{name})) {
+			return false
 		}
-		return !fits
+		found.absent = append(found.absent, absence{name, fmt.Errorf("its name has %d bytes, which no event can carry", len(name))})
+		return true
 	})
 	return found
 }
@@ -702,8 +702,8 @@ func (r *run) end(names []string) error {
 		r.emit(Event{Type: EventNoResponse, Node: name})
 	}
 	for _, name := range foreign {
-		r.state.mayHaveTaken(name, errForeignAck)
-		r.log.Warn("lost", "node", name, "error", errForeignAck)
+		r.state.mayHaveTaken(name, errUnfenced)
+		r.log.Warn("lost", "node", name, "error", errUnfenced)
 	}
 	if len(fenced)+len(foreign) < len(names) {
 		r.reader.Refresh()
@@ -713,7 +713,7 @@ func (r *run) end(names []string) error {
 
 // fence makes sure that the nodes with these names never take the job from the
 // dispatches that they are in, unless they have already. It returns those that
-// have not, and those of which nobody knows, as somebody else holds their ack.
+// have not, and those of which nobody knows, as their acks can't be locked.
 func (r *run) fence(ctx context.Context, names []string) (fenced, foreign []string, err error) {
 	if r.session.fences.Load() == nil {
 		mayHaveOrphans, err := r.session.createFences(ctx, r.sessionName())
@@ -724,7 +724,9 @@ func (r *run) fence(ctx context.Context, names []string) (fenced, foreign []stri
 		}
 		r.reader.SetFences(r.session.fences.Load().id)
 	}
-	for dispatch, names := range r.state.byDispatch(names) {
+	groups, unfenceable := r.state.byDispatch(names)
+	foreign = unfenceable
+	for dispatch, names := range groups {
 		locked, others, err := r.dispatcher.fence(ctx, dispatch, names)
 		fenced, foreign = append(fenced, locked...), append(foreign, others...)
 		if err != nil {
@@ -746,7 +748,7 @@ func (r *run) settle(ctx context.Context) {
 		r.log.Warn("nodes may have taken the job", "error", err)
 	}
 	for _, name := range foreign {
-		r.state.mayHaveTaken(name, errForeignAck)
+		r.state.mayHaveTaken(name, errUnfenced)
 	}
 	r.state.settle(names, fenced, err, time.Now())
 }

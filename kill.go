@@ -62,6 +62,11 @@ func (r *run) runKiller(ctx context.Context, names []string) (*Result, error) {
 	if r.datacenter != "" {
 		options = append(options, WithDatacenter(r.datacenter))
 	}
+	// It says of the others that they do not confirm the end.
+	names = slices.DeleteFunc(names, func(name string) bool { return !r.dispatcher.fits(longestDispatch, nameFilter([]string{name})) })
+	if r.state.known && len(names) == 0 {
+		return nil, nil
+	}
 	if r.state.known {
 		options = append(options, WithNodes(names...))
 	} else {

@@ -62,6 +62,43 @@ func TestRollingLongName(t *testing.T) {
 	})
 }
 
+// TestOddNodeNames has nodes whose names are no clean paths, so that their agents
+// spell them in another way in keys. Each runs the command once.
+func TestOddNodeNames(t *testing.T) {
+	nodes := []exectest.Option{
+		runtest.Node("a//b", runtest.Up), runtest.Node("x/", runtest.Up), runtest.Node("./y", runtest.Up),
+		runtest.Node("slow//z", runtest.Up, exectest.AckAfter(1500*time.Millisecond)),
+	}
+	runtest.Bubble(t, nodes, func(t *testing.T, srv *exectest.Server) {
+		for _, options := range [][]consulexec.Option{nil, {consulexec.WithConcurrency(1)}} {
+			before := srv.Executions("slow//z")
+			_, result, err := runtest.Execute(t, srv.Client(), "x", options...)
+			if got, want := runtest.States(result), "./y: exit 0, a//b: exit 0, slow//z: exit 0, x/: exit 0"; err != nil || got != want {
+				t.Errorf("error %v, states %s, want %s", err, got, want)
+			}
+			if n := srv.Executions("slow//z") - before; n != 1 {
+				t.Errorf("slow//z ran the command %d times, want 1", n)
+			}
+		}
+	})
+}
+
+// TestUnfenceable has nodes whose acks have no key of their own. If they do not
+// answer, nobody knows whether they took the job.
+func TestUnfenceable(t *testing.T) {
+	off := exectest.ExecDisabled()
+	nodes := []exectest.Option{runtest.Node("a/b", runtest.Up), runtest.Node("a//b", runtest.Up, off), runtest.Node("c", runtest.Up, off)}
+	runtest.Bubble(t, nodes, func(t *testing.T, srv *exectest.Server) {
+		_, result, err := runtest.Execute(t, srv.Client(), "x")
+		if got, want := runtest.States(result), "a//b: lost, a/b: exit 0, c: no response"; err != nil || got != want {
+			t.Errorf("error %v, states %s, want %s", err, got, want)
+		}
+		if n, _ := result.Node("a//b"); n.Err == nil || !strings.Contains(n.Err.Error(), "may have taken the job") {
+			t.Errorf("error %v", n.Err)
+		}
+	})
+}
+
 // TestRollingNeedsNodes checks that a rolling run dispatches to no node if it does
 // not know the nodes.
 func TestRollingNeedsNodes(t *testing.T) {

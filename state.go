@@ -52,6 +52,7 @@ type node struct {
 	first        string    // the first one that it was in
 	round        int       // how often it was due to be dispatched to again
 	queued       bool      // its event has not gone out yet
+	unfenceable  bool      // its ack has no key of its own
 	unacked      bool      // its event went out, and it may still acknowledge
 	dispatchedAt time.Time // when its ack time began, or zero
 	reason       error     // why it may not have taken the job, if that is known
@@ -121,6 +122,10 @@ func (s *state) expect(names []string) {
 	s.waiting = names
 	for _, name := range names {
 		s.add(name)
+	}
+	for _, name := range names {
+		below := nodePath(name)
+		s.nodes[name].unfenceable = below == "" || below != name && s.nodes[below] != nil
 	}
 	if s.percent > 0 {
 		s.concurrency = max(1, len(names)*s.percent/100)
@@ -295,7 +300,8 @@ func (s *state) takeEnded() []string {
 }
 
 // expectedName returns the name of the expected node that an agent's name
-// means: they may differ in case. It returns other names as they are.
+// means: they may differ in case, and in keys a name is a clean path. It returns
+// other names as they are.
 func (s *state) expectedName(name string) string {
 	if s.nodes[name] != nil || !s.known {
 		return name
@@ -303,8 +309,8 @@ func (s *state) expectedName(name string) string {
 	if expected, ok := s.aliases[name]; ok {
 		return expected
 	}
-	for expected := range s.nodes {
-		if strings.EqualFold(expected, name) {
+	for expected, n := range s.nodes {
+		if !n.unfenceable && strings.EqualFold(nodePath(expected), name) {
 			s.aliases[name] = expected
 			return expected
 		}
@@ -460,7 +466,9 @@ func (s *state) overdue(listed time.Time) (again, final, silent []*node) {
 func (s *state) repeat(silent []*node, plan func(names []string) [][]string) (chosen []string) {
 	groups := make(map[repeat][]string)
 	for _, n := range silent {
-		n.round++
+		if n.round++; n.unfenceable {
+			continue
+		}
 		of := repeat{n.first, n.round}
 		groups[of] = append(groups[of], n.Node)
 	}
@@ -485,14 +493,18 @@ func (s *state) leaveAll(names []string) []string {
 	return names
 }
 
-// byDispatch groups nodes by the dispatch that they are in.
-func (s *state) byDispatch(names []string) map[string][]string {
-	groups := make(map[string][]string)
+// byDispatch groups nodes by the dispatch that they are in, but for those that
+// can't be fenced.
+func (s *state) byDispatch(names []string) (groups map[string][]string, unfenceable []string) {
+	groups = make(map[string][]string)
 	for _, name := range names {
-		dispatch := s.nodes[name].dispatch
-		groups[dispatch] = append(groups[dispatch], name)
+		if n := s.nodes[name]; n.unfenceable {
+			unfenceable = append(unfenceable, name)
+		} else {
+			groups[n.dispatch] = append(groups[n.dispatch], name)
+		}
 	}
-	return groups
+	return groups, unfenceable
 }
 
 // silent returns the nodes that may still acknowledge, sorted by name.

@@ -353,8 +353,13 @@ node h: skipped`
 // than the catalog.
 func TestStateExpectedName(t *testing.T) {
 	s := newState(testConfig(t))
-	s.expect([]string{"web-1", "web-2"})
-	for name, want := range map[string]string{"web-1": "web-1", "Web-1": "web-1", "WEB-2": "web-2", "web-3": "web-3"} {
+	s.expect([]string{"web-1", "web-2", "a//b", "..", "c/../web-1"})
+	for name, want := range map[string]bool{"web-1": false, "a//b": false, "..": true, "c/../web-1": true} {
+		if got := s.nodes[name].unfenceable; got != want {
+			t.Errorf("%q is unfenceable: %v, want %v", name, got, want)
+		}
+	}
+	for name, want := range map[string]string{"web-1": "web-1", "Web-1": "web-1", "WEB-2": "web-2", "web-3": "web-3", "a/b": "a//b"} {
 		for range 2 {
 			if got := s.expectedName(name); got != want {
 				t.Errorf("%q means %q, want %q", name, got, want)
