@@ -54,7 +54,7 @@
 //
 // At the ack timeout a silent node is fenced for good. So StateNoResponse means
 // that the node did not run the command and will not. If the run ends early,
-// silent nodes are fenced as well. If that fails, such a node is StateLost, and
+// silent nodes are fenced as well. A node that can't be fenced is StateLost, and
 // its error says that it may have taken the job.
 //
 // The nodes that get the job at one time share a key for it. The key is deleted

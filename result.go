@@ -28,8 +28,10 @@ const (
 
 	// StateLost is the state of a node that acknowledged the job and then fell
 	// silent for the lost timeout. Its command may still run. It is also the
-	// state of a node that had not acknowledged when the run ended early, if it
-	// could not be fenced: the error says that it may have taken the job.
+	// state of a silent node that could not be fenced, without a call of OnLost:
+	// the run ended early and Consul could not be asked, or the key of the node's
+	// acknowledgement is somebody else's. The error says that the node may have
+	// taken the job.
 	StateLost
 
 	// StateSkipped is the state of a node that the job was not dispatched to:
