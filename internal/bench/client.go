@@ -114,7 +114,9 @@ func newChecker(w work) *checker {
 // no heartbeats.
 func (c *checker) options() []consulexec.Option {
 	o := []consulexec.Option{
-		consulexec.WithAckTimeout(c.work.Over + 5*time.Second),
+		// Virtual nodes acknowledge at any time of the work, and know the first
+		// dispatch only. The second one comes after a fifth of the timeout.
+		consulexec.WithAckTimeout(5 * (c.work.Over + 5*time.Second)),
 		consulexec.WithLostTimeout(c.work.Over + 15*time.Second),
 		consulexec.OnAck(c.ack),
 		consulexec.OnOutput(c.output),
