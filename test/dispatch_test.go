@@ -344,3 +344,40 @@ func TestJobDeleted(t *testing.T) {
 		t.Errorf("client-1 is %v, error %v", n.State, n.Err)
 	}
 }
+
+// TestRemoteServerReaped kills the server that holds the session of a run in
+// another datacenter. Autopilot removes it from the catalog, and the session
+// with it. The run ends with an error that says so.
+func TestRemoteServerReaped(t *testing.T) {
+	needsConsul(t)
+	cluster := devcluster.Start(t, devcluster.Config{Nodes: append(devcluster.Nodes(1, 0), devcluster.NodesIn("dc2", 3, 0)...)})
+	client := cluster.Client("server-1")
+	var holder string
+	e, err := consulexec.New("sleep 100", consulexec.WithClient(client), consulexec.WithDatacenter("dc2"), consulexec.WithLostTimeout(3*time.Minute),
+		consulexec.OnAck(func(string) {
+			if holder != "" {
+				return
+			}
+			sessions, _, err := client.Session().List(&api.QueryOptions{Datacenter: "dc2"})
+			if err != nil || len(sessions) == 0 {
+				t.Errorf("sessions %v, error %v", sessions, err)
+				return
+			}
+			holder = sessions[0].Node
+			if err := cluster.Kill(holder); err != nil {
+				t.Error(err)
+			}
+		}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	_, err = e.Run(t.Context())
+	t.Logf("%s held the session; after %v: %v", holder, time.Since(start), err)
+	if !errors.Is(err, consulexec.ErrSessionLost) || !strings.Contains(err.Error(), fmt.Sprintf("node %q", holder)) {
+		t.Errorf("error %v", err)
+	}
+	if took := time.Since(start); took > 90*time.Second {
+		t.Errorf("took %v, want at most 90s", took)
+	}
+}
