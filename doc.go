@@ -62,9 +62,9 @@
 // second copy of the event starts nothing. Until then an agent or a proxy that
 // repeats the request for the event by itself can make a node run the command
 // twice; Consul's protocol does not prevent that. It hardly shows in Consul
-// either: only if the run finds that output or a status was written over before
-// it was read. Then the node's error says that the command may have run twice,
-// whatever its status. Nodes that are not known (see
+// either: only if a value was written over before the run read it, or if a key
+// is there again that the run has deleted. Then the node's error says that the
+// command may have run twice, whatever its status. Nodes that are not known (see
 // [WithoutDiscovery]) can't be fenced: their job stays until the run ends.
 //
 // # Callbacks and events

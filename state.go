@@ -359,7 +359,7 @@ func (s *state) ranTwice(name string) {
 
 // errRanTwice is the reason of a node whose keys show that its agent got the
 // event twice.
-var errRanTwice = errors.New("the command may have run twice: what the node wrote was written over")
+var errRanTwice = errors.New("the command may have run twice: what the node wrote was written again")
 
 // exit records that the command ended on a running node.
 func (s *state) exit(name string, code int, now time.Time) bool {

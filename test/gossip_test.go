@@ -1,6 +1,8 @@
 package test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -51,4 +53,26 @@ func TestGossip(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestRanTwiceAfterDeletion has agents that get an event twice while its dispatch
+// is open. What they wrote first was read and deleted by then, so that the
+// second copies show.
+func TestRanTwiceAfterDeletion(t *testing.T) {
+	nodes := []exectest.Option{runtest.Node("off", runtest.Up, exectest.ExecDisabled())} // keeps the dispatch open
+	for i := range 70 {
+		nodes = append(nodes, runtest.Node(fmt.Sprintf("n-%02d", i), runtest.Up, exectest.RepeatEvents(i%2), exectest.AckAfter(time.Second)))
+	}
+	runtest.Bubble(t, nodes, func(t *testing.T, srv *exectest.Server) {
+		_, result, err := runtest.Execute(t, srv.Client(), "x", consulexec.WithAckTimeout(20*time.Second))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range result.Nodes {
+			ran := srv.Executions(n.Node)
+			if said := n.Err != nil && strings.Contains(n.Err.Error(), "may have run twice"); said != (ran == 2) {
+				t.Errorf("%s ran the command %d times; %v", n.Node, ran, n.Err)
+			}
+		}
+	})
 }

@@ -31,26 +31,27 @@ type deletion struct {
 	failedAt        time.Time // when a deletion failed last, or zero
 }
 
-// deleteRead deletes keys that were read, if they fill a transaction. It
-// reports whether all of them are gone. A key that is not deleted is only
-// listed again.
-func (d *deletion) deleteRead(ctx context.Context, keys []string) bool {
+// deleteRead deletes keys that were read, if they fill a transaction. indexes
+// has the ModifyIndex with which each was read, as far as that is known. It
+// returns those that are gone, and those that had changed since. A key that is
+// not deleted is only listed again.
+func (d *deletion) deleteRead(ctx context.Context, read []*entry, indexes map[string]uint64) (gone, changed []*entry) {
 	now := time.Now()
 	if now.Sub(d.tombstonesSince) > tombstoneTTL {
 		d.tombstones, d.tombstonesSince = 0, now
 	}
-	if len(keys) < oldMaxOps || now.Sub(d.failedAt) < deletionPause {
-		return false
+	if len(read) < oldMaxOps || now.Sub(d.failedAt) < deletionPause {
+		return nil, nil
 	}
 	op := consul.Operation{Doing: "delete what was read under " + d.base, Need: "key:write on " + d.base, Timeout: deletionTimeout}
-	deleted, err := d.delete(ctx, op, keys, now.Add(deletionTime))
-	d.tombstones += deleted
-	if deleted > 0 {
-		d.Log.Debug("deleted what was read", "keys", deleted)
+	gone, changed, err := d.delete(ctx, op, read, indexes, now.Add(deletionTime))
+	d.tombstones += len(gone)
+	if len(gone) > 0 {
+		d.Log.Debug("deleted what was read", "keys", len(gone))
 	}
 	if err != nil && ctx.Err() == nil {
 		d.Log.Debug("not deleted", "error", err)
 		d.failedAt = time.Now()
 	}
-	return deleted == len(keys)
+	return gone, changed
 }

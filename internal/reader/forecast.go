@@ -55,8 +55,8 @@ func (f *forecast) count(records []Record) {
 }
 
 // measure estimates what the next full listing would repeat of this one. It
-// returns the keys that l has read and about how many bytes they take there.
-func (f *forecast) measure(found listing, l *ledger) (read []string, readBytes int) {
+// returns the entries that l has read and about how many bytes they take there.
+func (f *forecast) measure(found listing, l *ledger) (read []*entry, readBytes int) {
 	keptBytes := 0
 	for i := range found.entries {
 		e := &found.entries[i]
@@ -65,7 +65,7 @@ func (f *forecast) measure(found listing, l *ledger) (read []string, readBytes i
 			size += maxChunk // or less
 		}
 		if l.isRead(e) {
-			read = append(read, e.Key)
+			read = append(read, e)
 			readBytes += size
 		} else {
 			keptBytes += size

@@ -74,9 +74,10 @@ func TestForecastMeasure(t *testing.T) {
 		// What is large stays large.
 		{"names again", names, len(read) * (keySize + maxChunk), len(others)*(keySize+10) + 100_000 - 10},
 	} {
-		keys, size := f.measure(test.found, l)
-		for i := range keys {
-			keys[i] = keys[i][len(testBase):]
+		entries, size := f.measure(test.found, l)
+		var keys []string
+		for _, e := range entries {
+			keys = append(keys, e.Key[len(testBase):])
 		}
 		if !slices.Equal(keys, read) || size != test.read || f.staleBytes != test.read+test.others {
 			t.Errorf("%s: read %v with %d bytes, stale %d; want %v with %d, stale %d", test.name, keys, size, f.staleBytes, read, test.read, test.read+test.others)

@@ -11,6 +11,10 @@ const (
 	// maxStrangers bounds how many keys of strangers the ledger remembers.
 	maxStrangers = 1000
 
+	// maxIndexes bounds how many keys that were read and not deleted the ledger
+	// remembers.
+	maxIndexes = 10_000
+
 	// strangerPause is how long a stranger's key is left alone before it is
 	// read again: an agent may have overwritten it.
 	strangerPause = 10 * time.Second
@@ -23,6 +27,7 @@ type ledger struct {
 	fences    string // the session of the fences, or empty
 	nodes     map[string]*progress
 	fenced    map[string]bool      // keys that are fences
+	indexes   map[string]uint64    // of keys that were read and not deleted: their ModifyIndex
 	strangers map[string]time.Time // keys of somebody else, and when they were read
 	findings  []finding            // not yet logged
 	twice     []string             // nodes that seem to have run the job twice, not yet reported
@@ -33,7 +38,40 @@ type progress struct {
 	dispatch string // that the node took
 	acked    bool
 	exited   bool
-	next     int // the number of the first chunk not yet read
+	next     int  // the number of the first chunk not yet read
+	twice    bool // it seems to have run the job twice
+	deleted  deleted
+}
+
+// deleted is what was deleted of a node's keys.
+type deleted struct {
+	ack, exit bool
+	chunks    int    // the number of the first chunk that was not
+	index     uint64 // of the last listing that had any of them
+}
+
+// has reports whether a key was deleted.
+func (d *deleted) has(k Key) bool {
+	switch k.Kind {
+	case Ack:
+		return d.ack
+	case Exit:
+		return d.exit
+	}
+	return k.Chunk < d.chunks
+}
+
+// add records that a key was deleted, which a listing had at an index.
+func (d *deleted) add(k Key, index uint64) {
+	d.index = index
+	switch k.Kind {
+	case Ack:
+		d.ack = true
+	case Exit:
+		d.exit = true
+	case Output:
+		d.chunks = max(d.chunks, k.Chunk+1)
+	}
 }
 
 // A finding is something out of order, for the log.
@@ -43,7 +81,7 @@ type finding struct {
 }
 
 func newLedger(session string) *ledger {
-	return &ledger{session: session, nodes: make(map[string]*progress), fenced: make(map[string]bool), strangers: make(map[string]time.Time)}
+	return &ledger{session: session, nodes: make(map[string]*progress), fenced: make(map[string]bool), indexes: make(map[string]uint64), strangers: make(map[string]time.Time)}
 }
 
 // hasRead reports whether a key of the node was read or says nothing new. A
@@ -92,7 +130,7 @@ func (l *ledger) isUnread(e *entry, now time.Time) bool {
 	if p.exited && e.parsed.Kind == Output && e.parsed.Chunk >= p.next {
 		l.addStranger(e.Key, "output after the exit", now)
 	}
-	return !p.hasRead(e.parsed)
+	return !p.hasRead(e.parsed) || !p.twice && p.deleted.has(e.parsed)
 }
 
 // isRead reports whether an entry was read as a node's own.
@@ -165,9 +203,17 @@ func (l *ledger) record(entries []*entry, now time.Time) []Record {
 			p.acked = true
 			records = append(records, Record{Node: k.Node, Kind: Ack})
 		}
+		if p.deleted.has(k) {
+			if e.CreateIndex > p.deleted.index { // not an old listing
+				l.ranTwice(k.Node, e.Key)
+			}
+			continue
+		}
 		if k.Kind != Ack && e.isOverwritten() {
-			l.find("a key was written over: the command may have run twice", "key", e.Key)
-			l.twice = append(l.twice, k.Node)
+			l.ranTwice(k.Node, e.Key)
+		}
+		if len(l.indexes) < maxIndexes {
+			l.indexes[strings.Clone(e.Key)] = e.ModifyIndex
 		}
 		switch k.Kind {
 		case Ack:
@@ -200,6 +246,26 @@ func (l *ledger) addStranger(key, why string, now time.Time) {
 
 func (l *ledger) find(text string, args ...any) {
 	l.findings = append(l.findings, finding{text, args})
+}
+
+// ranTwice records that a key of a node was written again, by a second copy of
+// the job.
+func (l *ledger) ranTwice(node, key string) {
+	if p := l.nodes[node]; !p.twice {
+		p.twice = true
+		l.twice = append(l.twice, node)
+		l.find("a key was written again: the command may have run twice", "key", key)
+	}
+}
+
+// keysDeleted records that keys are gone, which a listing had at an index.
+func (l *ledger) keysDeleted(entries []*entry, index uint64) {
+	for _, e := range entries {
+		delete(l.indexes, e.Key)
+		if index > 0 { // otherwise a key of an old listing could not be told from a new key
+			l.nodes[e.parsed.Node].deleted.add(e.parsed, index)
+		}
+	}
 }
 
 // takeTwice returns the nodes that seem to have run the job twice, since the last

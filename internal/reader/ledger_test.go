@@ -187,3 +187,36 @@ func BenchmarkOrder(b *testing.B) {
 		slices.SortFunc(slices.Clone(entries), inOrder)
 	}
 }
+
+// TestLedgerWrittenAgain deletes what a node wrote, and lists some of it again.
+func TestLedgerWrittenAgain(t *testing.T) {
+	for _, test := range []struct {
+		path  string
+		index uint64 // the key's CreateIndex when it is listed again
+		twice bool
+	}{
+		{"a/ack", 12, true}, {"a/exit", 12, true}, {"a/out/00000", 12, true},
+		{"a/ack", 9, false}, {"a/out/00000", 9, false}, // an old listing
+	} {
+		l := newLedger(testSession)
+		var entries []*entry
+		for _, path := range []string{"a/ack", "a/out/00000", "a/exit"} {
+			e := testEntry(path)
+			e.value = value{Session: testSession, CreateIndex: 9, ModifyIndex: 9}
+			entries = append(entries, e)
+		}
+		l.record(entries, time.Now())
+		l.keysDeleted(entries, 10)
+		e := testEntry(test.path)
+		if !l.isUnread(e, time.Now()) {
+			t.Errorf("%s is not read again", test.path)
+		}
+		e.value = value{Session: testSession, CreateIndex: test.index, ModifyIndex: test.index}
+		if records := l.record([]*entry{e}, time.Now()); len(records) > 0 {
+			t.Errorf("%s: records %v", test.path, records)
+		}
+		if twice := len(l.takeTwice()) > 0; twice != test.twice {
+			t.Errorf("%s of index %d: twice %v, want %v", test.path, test.index, twice, test.twice)
+		}
+	}
+}

@@ -124,7 +124,12 @@ func (r *Reader) logFindings() {
 // deleteRead deletes the keys of a listing that were read.
 func (r *Reader) deleteRead(ctx context.Context, found listing) {
 	read, size := r.lister.forecast.measure(found, r.ledger)
-	if r.deletion.deleteRead(ctx, read) {
+	gone, changed := r.deletion.deleteRead(ctx, read, r.ledger.indexes)
+	for _, e := range changed {
+		r.ledger.ranTwice(e.parsed.Node, e.Key)
+	}
+	r.ledger.keysDeleted(gone, found.index)
+	if len(gone) == len(read) {
 		r.lister.forecast.staleBytes -= size
 	}
 }

@@ -31,7 +31,7 @@ type Batch struct {
 	Outage time.Duration
 
 	// Twice is set beside Listed to nodes that seem to have run the job twice: a
-	// value was written over before it was read.
+	// value was written over before it was read, or a key again after it was.
 	Twice []string
 
 	// Empty is set beside Listed if there was no key at all. Then the session may

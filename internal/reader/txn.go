@@ -34,15 +34,16 @@ type transactions struct {
 // A txnOp is the part of a transaction's operation that is needed here.
 type txnOp struct {
 	KV struct {
-		Verb api.KVOp
-		Key  string
+		Verb  api.KVOp
+		Key   string
+		Index uint64 `json:",omitempty"`
 	}
 }
 
-func kvOps(verb api.KVOp, keys []string) []txnOp {
-	ops := make([]txnOp, len(keys))
-	for i, key := range keys {
-		ops[i].KV.Verb, ops[i].KV.Key = verb, key
+func getOps(entries []*entry) []txnOp {
+	ops := make([]txnOp, len(entries))
+	for i, e := range entries {
+		ops[i].KV.Verb, ops[i].KV.Key = api.KVGet, e.Key
 	}
 	return ops
 }
@@ -91,14 +92,10 @@ func (t *transactions) fillGroup(ctx context.Context, entries []*entry) ([]*entr
 // without a write. If some of them are missing it returns their indexes
 // instead.
 func (t *transactions) get(ctx context.Context, entries []*entry) (missing []int, err error) {
-	keys := make([]string, len(entries))
-	for i, e := range entries {
-		keys[i] = e.Key
-	}
 	op := consul.Operation{Doing: "read values under " + t.base, Need: "key:read on " + t.base}
 	tooMany := false
 	err = t.sight.do(ctx, t.Client, op, func(ctx context.Context) error {
-		answer, err := t.send(ctx, kvOps(api.KVGet, keys))
+		answer, err := t.send(ctx, getOps(entries))
 		var status api.StatusError
 		switch {
 		case err == nil:
@@ -107,7 +104,7 @@ func (t *transactions) get(ctx context.Context, entries []*entry) (missing []int
 			tooMany = true
 			return nil // no outage
 		case errors.As(err, &status) && status.Code == http.StatusConflict:
-			missing, err = missingKeys(status.Body)
+			missing, err = failedOps(status.Body)
 		}
 		return err
 	})
@@ -118,23 +115,47 @@ func (t *transactions) get(ctx context.Context, entries []*entry) (missing []int
 }
 
 // delete deletes keys, group by group, until one fails. It begins no group
-// after the deadline. It returns how many keys are gone.
-func (t *transactions) delete(ctx context.Context, op consul.Operation, keys []string, deadline time.Time) (deleted int, err error) {
-	for deleted < len(keys) && !time.Now().After(deadline) {
-		group := keys[deleted:min(len(keys), deleted+t.maxOps)]
+// after the deadline. It deletes a key whose index is known only if it has not
+// changed since, and reports it if it has. It returns the keys that are gone.
+func (t *transactions) delete(ctx context.Context, op consul.Operation, entries []*entry, indexes map[string]uint64, deadline time.Time) (gone, changed []*entry, err error) {
+	for len(gone) < len(entries) && !time.Now().After(deadline) {
+		group := entries[len(gone):min(len(entries), len(gone)+t.maxOps)]
+		var stale []int
 		err := t.Try(ctx, op, func(ctx context.Context) error {
-			_, err := t.send(ctx, kvOps(api.KVDelete, group))
+			_, err := t.send(ctx, deleteOps(group, indexes))
+			var status api.StatusError
+			if errors.As(err, &status) && status.Code == http.StatusConflict {
+				stale, err = failedOps(status.Body)
+			}
 			return err
 		})
 		if errors.Is(err, errTooManyOps) {
 			continue
 		}
 		if err != nil {
-			return deleted, err
+			return gone, changed, err
 		}
-		deleted += len(group)
+		for _, i := range stale {
+			changed = append(changed, group[i])
+			delete(indexes, group[i].Key)
+		}
+		if len(stale) == 0 {
+			gone = append(gone, group...)
+		}
 	}
-	return deleted, nil
+	return gone, changed, nil
+}
+
+func deleteOps(entries []*entry, indexes map[string]uint64) []txnOp {
+	ops := make([]txnOp, len(entries))
+	for i, e := range entries {
+		kv := &ops[i].KV
+		kv.Verb, kv.Key = api.KVDelete, e.Key
+		if index, known := indexes[e.Key]; known {
+			kv.Verb, kv.Index = api.KVDeleteCAS, index
+		}
+	}
+	return ops
 }
 
 // errTooManyOps says that a transaction had more operations than this Consul
@@ -171,20 +192,20 @@ func fillValues(answer []byte, entries []*entry) error {
 	return nil
 }
 
-// missingKeys returns the indexes of the keys whose absence made Consul roll
-// the transaction back.
-func missingKeys(answer string) (missing []int, err error) {
+// failedOps returns the indexes of the operations that made Consul roll the
+// transaction back.
+func failedOps(answer string) (failed []int, err error) {
 	var decoded struct{ Errors api.TxnErrors }
 	if err := json.Unmarshal([]byte(answer), &decoded); err != nil {
 		return nil, err
 	}
 	for _, e := range decoded.Errors {
-		missing = append(missing, e.OpIndex)
+		failed = append(failed, e.OpIndex)
 	}
-	if missing == nil {
+	if failed == nil {
 		return nil, errors.New("transaction rolled back without a reason")
 	}
-	return missing, nil
+	return failed, nil
 }
 
 // without returns the entries but those at the indexes.
