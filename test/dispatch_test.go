@@ -1,6 +1,7 @@
 package test
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -343,6 +344,38 @@ func TestJobDeleted(t *testing.T) {
 	if n, _ := result.Node("client-1"); n.State != consulexec.StateLost || !strings.Contains(n.Err.Error(), "may have taken the job") {
 		t.Errorf("client-1 is %v, error %v", n.State, n.Err)
 	}
+}
+
+// TestCancelFences cancels a run while the agent of a node is paused. The node is
+// fenced before the session goes. So it does not run the command when its agent
+// goes on.
+func TestCancelFences(t *testing.T) {
+	needsConsul(t)
+	cluster := devcluster.Start(t, devcluster.Config{Nodes: devcluster.Nodes(1, 2)})
+	if err := cluster.Pause("client-2"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	rec := runtest.NewRecorder(t, cluster.Client("client-1"))
+	acks := 0
+	rec.Hook = func(call string) {
+		if strings.HasPrefix(call, "ack ") {
+			if acks++; acks == 2 {
+				cancel()
+			}
+		}
+	}
+	y := newTally(t, 10)
+	result, err := rec.Run(ctx, y.command)
+	if got, want := runtest.States(result), "client-1: running, client-2: no response, server-1: running"; !errors.Is(err, context.Canceled) || got != want {
+		t.Errorf("error %v, states %s, want %s", err, got, want)
+	}
+	if err := cluster.Resume("client-2"); err != nil {
+		t.Fatal(err)
+	}
+	pause(t.Context(), 3*time.Second)
+	y.check(t, result, 2)
 }
 
 // TestRemoteServerReaped kills the server that holds the session of a run in
