@@ -450,7 +450,7 @@ func WithTimeout(d time.Duration) Option {
 // process group, children included, gets a SIGTERM, and a SIGKILL 5 s later. By
 // default commands run on. A second job does it, so Consul has to be reachable;
 // the token needs no further permission. It usually takes a second or two. It
-// is bounded by some 20 s and 10 ms more for each node, on top of the clean-up.
+// is bounded by some 20 s and 20 ms more for each node, on top of the clean-up.
 //
 // The error names, as *NodeError, each node that had acknowledged the job and
 // did not confirm that its command has ended. Its agent may be dead, or the

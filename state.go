@@ -75,14 +75,16 @@ type repeat struct {
 }
 
 const (
-	// maxFlying is how many events gossip carries at once, and flightTime how
-	// long it takes for them if no node acknowledges: two events of the size of a
-	// full list of names fit in a packet, and packets go out five times a second.
-	maxFlying  = 10
+	// maxFlying is how many events are on their way at once: two of the size of a
+	// full list of names fit in a packet of gossip. flightTime is how long each of
+	// them counts as on its way if no node acknowledges.
+	maxFlying  = 2
 	flightTime = maxFlying * eventPace
 
-	// eventPace is how fast gossip carries events that follow each other.
-	eventPace = 100 * time.Millisecond
+	// eventPace is how fast events follow each other if no node acknowledges. An
+	// agent sends five packets a second to each of three others, and each event
+	// several times.
+	eventPace = 200 * time.Millisecond
 
 	// repeatRounds is how often a silent node is dispatched to again: after each
 	// further fifth of the ack timeout.
