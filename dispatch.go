@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"path"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -31,43 +29,6 @@ type dispatcher struct {
 	number  int                  // how many dispatches have a job
 	unused  bool                 // the last of them has no nodes yet
 	written map[string]time.Time // the dispatches that are open, and when their job was written
-}
-
-// dispatchName returns the name of the nth dispatch in keys, from 1. The first
-// has none. A name has at most three characters up to the 34,695th dispatch.
-func dispatchName(n int) string {
-	const decimals, base = 1000, 36
-	switch {
-	case n == 1:
-		return ""
-	case n < decimals:
-		return strconv.Itoa(n)
-	}
-	return strconv.FormatInt(int64(n-decimals+10*base*base), base)
-}
-
-// longestDispatch is as long as the name of any dispatch that New plans for.
-const longestDispatch = "999"
-
-// dispatchPrefix returns the prefix under which agents find the job of a
-// dispatch.
-func dispatchPrefix(prefix, session, dispatch string) string {
-	if dispatch == "" {
-		return prefix
-	}
-	return prefix + "/" + session + "/" + dispatch
-}
-
-// nodePath returns a node's name as its agent spells it in keys: agents join the
-// parts of a key with path.Join. It is empty if such a key is not below the
-// folder of its dispatch.
-func nodePath(name string) string {
-	const folder = "folder"
-	below, ok := strings.CutPrefix(path.Join(folder, name), folder+"/")
-	if !ok {
-		return ""
-	}
-	return below
 }
 
 // base is the folder of the run's keys, with the slash.

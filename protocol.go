@@ -10,6 +10,7 @@ import (
 	"regexp/syntax"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -60,6 +61,43 @@ type jobSpec struct {
 type eventPayload struct {
 	Prefix  string
 	Session string
+}
+
+// dispatchName returns the name of the nth dispatch in keys, from 1. The first
+// has none. A name has at most three characters up to the 34,695th dispatch.
+func dispatchName(n int) string {
+	const decimals, base = 1000, 36
+	switch {
+	case n == 1:
+		return ""
+	case n < decimals:
+		return strconv.Itoa(n)
+	}
+	return strconv.FormatInt(int64(n-decimals+10*base*base), base)
+}
+
+// longestDispatch is as long as the name of any dispatch that New plans for.
+const longestDispatch = "999"
+
+// dispatchPrefix returns the prefix under which agents find the job of a
+// dispatch.
+func dispatchPrefix(prefix, session, dispatch string) string {
+	if dispatch == "" {
+		return prefix
+	}
+	return prefix + "/" + session + "/" + dispatch
+}
+
+// nodePath returns a node's name as its agent spells it in keys: agents join the
+// parts of a key with path.Join. It is empty if such a key is not below the
+// folder of its dispatch.
+func nodePath(name string) string {
+	const folder = "folder"
+	below, ok := strings.CutPrefix(path.Join(folder, name), folder+"/")
+	if !ok {
+		return ""
+	}
+	return below
 }
 
 // newEvent returns the event for the job of a session, for all nodes that pass
