@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -62,6 +63,42 @@ func TestCancelledInRequest(t *testing.T) {
 	}
 	if requests < 8 {
 		t.Errorf("%d requests, want at least 8", requests)
+	}
+}
+
+// TestCancelVerdicts cancels a run when its nodes have taken the job or not, and
+// the run has read no ack yet. It finds out which have, if Consul answers.
+func TestCancelVerdicts(t *testing.T) {
+	nodes := []exectest.Option{runtest.Node("a", runtest.Sleeps(time.Second)), runtest.Node("off", runtest.Up, exectest.ExecDisabled())}
+	for _, test := range []struct {
+		fault exectest.Fault // once the run is cancelled
+		want  string
+	}{
+		{exectest.Fault{Match: exectest.Path("GET", "/v1/none")}, "a: running, off: no response"},
+		{exectest.Fault{Match: exectest.Path("PUT", "/v1/txn"), Do: exectest.Refuse}, "a: lost, off: lost"},
+		{exectest.Fault{Do: exectest.Hang}, "a: lost, off: lost"},
+	} {
+		runtest.Bubble(t, nodes, func(t *testing.T, srv *exectest.Server) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			var remove func()
+			e, err := consulexec.New("x", consulexec.WithClient(srv.Client()), consulexec.OnSubmit(func() {
+				time.Sleep(time.Second) // the agents' time to take the job
+				remove = srv.Fault(test.fault)
+				cancel()
+			}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			result, err := e.Run(ctx)
+			remove()
+			if got := runtest.States(result); !errors.Is(err, context.Canceled) || got != test.want {
+				t.Errorf("error %v, states %s, want %s", err, got, test.want)
+			}
+			if a, _ := result.Node("a"); srv.Executions("a") != 1 || srv.Executions("off") != 0 || a.State == consulexec.StateLost && !strings.Contains(a.Err.Error(), "may have taken the job") {
+				t.Errorf("a ran %d times, off %d times, error %v", srv.Executions("a"), srv.Executions("off"), a.Err)
+			}
+		})
 	}
 }
 

@@ -335,8 +335,7 @@ func (d *dispatcher) deleteKeys(ctx context.Context) error {
 	return err
 }
 
-// errMayHaveTaken is the reason of a node that may have taken the job when the
-// run ended: it could not be fenced.
+// errMayHaveTaken is the reason of a silent node that could not be fenced.
 var errMayHaveTaken = errors.New("may have taken the job")
 
 // errUnfenced is why a node could not be fenced although the session lives.

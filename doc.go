@@ -37,8 +37,8 @@
 //
 // However a run ends, its sessions are destroyed and its keys are deleted before
 // the last callback. If that fails, or this process dies, the TTLs remove the
-// session and the job within 30 seconds, and fences within two minutes; a new
-// leader of Consul's servers begins these times anew. If the servers'
+// session and the job within 30 seconds, and fences within two minutes. A new
+// leader of Consul's servers restarts these times. If the servers'
 // session_ttl_min is over 15 seconds, it is twice that, and eight times that for
 // fences.
 //
@@ -53,7 +53,8 @@
 // ack timeout of less than two seconds there is none.
 //
 // At the ack timeout a silent node is fenced for good. So StateNoResponse means
-// that the node did not run the command and will not. If the run ends early,
+// that the node did not run the command and will not. (Somebody else who deletes
+// keys of the run meanwhile can make that untrue.) If the run ends early,
 // silent nodes are fenced as well. A node that can't be fenced is StateLost, and
 // its error says that it may have taken the job.
 //
@@ -96,8 +97,10 @@
 // while nothing can be read. What a gateway in front of Consul answers by itself
 // says nothing of session and keys. An event that may have gone out is fired
 // again only for nodes that are fenced, so that no retry makes a node run the
-// command twice; if the nodes are not known, it is not fired again. An agent
-// whose write fails in such a time gives up and falls silent: its node is lost.
+// command twice. If the nodes are not known, it is fired again only if Consul
+// says that it did nothing. An agent that lost its server meanwhile may say so of
+// its second try only. An agent whose write fails in such a time gives up and
+// falls silent: its node is lost.
 //
 // # What Consul's agents do not do
 //

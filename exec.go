@@ -122,8 +122,8 @@ var errLoopLeft = errors.New("the loop over Events was left")
 // the loop ends without an error, the run is done. An Exec runs once: a second
 // loop, or one after Start or Run, gets ErrStarted and nothing else.
 //
-// To leave the loop is to cancel ctx: the run ends, and its session and keys
-// are removed before the statement after the loop. The error of Wait then wraps
+// If you leave the loop, the run ends as if ctx were cancelled: its sessions and
+// keys are removed before the statement after the loop. The error of Wait then wraps
 // context.Canceled, unless the run had already ended. A run ends after the event
 // of its last node. So a loop that wants the run's success has to go on until it
 // ends. If the loop body panics, session and keys are removed before the panic
@@ -736,13 +736,15 @@ func (r *run) fence(ctx context.Context, names []string) (fenced, foreign []stri
 	return fenced, foreign, nil
 }
 
-// settle decides about the nodes that were silent when the run ended early: the
-// session is about to go, and with it all acks.
-func (r *run) settle(ctx context.Context) {
+// settle decides about the nodes that were silent when the run ended early,
+// within timeout: the session is about to go, and with it all acks.
+func (r *run) settle(ctx context.Context, timeout time.Duration) {
 	names := r.state.silent()
 	if len(names) == 0 {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
 	fenced, foreign, err := r.fence(ctx, names)
 	if err != nil {
 		r.log.Warn("nodes may have taken the job", "error", err)
@@ -753,9 +755,9 @@ func (r *run) settle(ctx context.Context) {
 	r.state.settle(names, fenced, err, time.Now())
 }
 
-// cleanUp ends the run's goroutines, decides about silent nodes, and removes its
-// sessions and its keys, within timeout. If the context has ended, or ends meanwhile, it has
-// cleanUpTimeout.
+// cleanUp ends the run's goroutines, decides about silent nodes, and removes the
+// run's sessions and keys, within timeout. If the context has ended, or ends
+// meanwhile, it has cleanUpTimeout.
 func (r *run) cleanUp(timeout time.Duration) {
 	r.stop(nil)
 	r.tasks.Wait()
@@ -763,9 +765,7 @@ func (r *run) cleanUp(timeout time.Duration) {
 	defer end()
 	ctx, cancel := context.WithTimeout(grace, timeout)
 	defer cancel()
-	settling, end := context.WithTimeout(ctx, timeout/2)
-	r.settle(settling)
-	end()
+	r.settle(ctx, timeout/2)
 	if err := r.remove(ctx); err != nil {
 		r.log.Warn("left to the session's TTL", "error", err)
 	}

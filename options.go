@@ -399,7 +399,7 @@ func WithMaxFailures(n int) Option {
 // however it ends, so never more than n nodes run the command. The default is
 // no limit.
 //
-// A node that was passed over is StateNoResponse, and OnNoResponse tells of it.
+// A node that was passed over is StateNoResponse, and OnNoResponse reports it.
 // One that was not needed is StateSkipped, without a callback. Neither is a
 // failure: NodeResult.Err is nil, and WithMaxFailures does not count them. But
 // if fewer than n nodes took the job, Result.Err is ErrTooFewNodes and names

@@ -22,8 +22,8 @@ import (
 )
 
 const (
-	// defaultPrefix is where `consul exec` puts its jobs, and where operators
-	// expect to allow them in ACL policies.
+	// defaultPrefix is the folder of `consul exec`. ACL policies for remote exec
+	// usually name it.
 	defaultPrefix = "_rexec"
 
 	// eventName is the user event that starts remote execution. Agents listen

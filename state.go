@@ -557,10 +557,10 @@ func (s *state) settle(silent, fenced []string, err error, now time.Time) {
 		case err == nil:
 			n.State, n.reason, n.Acked = StateRunning, nil, now
 			s.taken++
+			s.leave(n)
 		default:
 			s.mayHaveTaken(name, err)
 		}
-		s.leave(n)
 	}
 }
 

@@ -326,7 +326,7 @@ func TestDenied(t *testing.T) {
 	}
 }
 
-// TestUnreachable runs against an address where nothing listens.
+// TestUnreachable runs against an address on which nothing listens.
 func TestUnreachable(t *testing.T) {
 	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

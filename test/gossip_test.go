@@ -1,6 +1,7 @@
 package test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -80,6 +81,34 @@ func TestRanTwiceAfterDeletion(t *testing.T) {
 		}
 		if noticed == 0 {
 			t.Error("no second copy shows")
+		}
+	})
+}
+
+// TestWrittenOverBeforeDeletion has a node whose output was read and then written
+// over, as by a second copy of the command. The deletion of what was read does
+// not hide that.
+func TestWrittenOverBeforeDeletion(t *testing.T) {
+	over := func(ctx context.Context, j *exectest.Job) int {
+		j.Put("w/out/00000", []byte("first\n"))
+		runtest.Sleeps(time.Second)(ctx, j)
+		j.Put("w/out/00000", []byte("second\n"))
+		return runtest.Sleeps(5*time.Second)(ctx, j)
+	}
+	nodes := []exectest.Option{runtest.Node("w", over)}
+	for i := range 70 { // whose keys, with those of w, are enough for a deletion
+		nodes = append(nodes, runtest.Node(fmt.Sprintf("n-%02d", i), runtest.Up, exectest.AckAfter(2*time.Second)))
+	}
+	runtest.Bubble(t, nodes, func(t *testing.T, srv *exectest.Server) {
+		_, result, err := runtest.Execute(t, srv.Client(), "x", consulexec.WithAckTimeout(20*time.Second), consulexec.WithWait(time.Minute))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range result.Nodes {
+			said := n.Err != nil && strings.Contains(n.Err.Error(), "may have run twice")
+			if want := n.Node == "w"; said != want {
+				t.Errorf("%s: error %v", n.Node, n.Err)
+			}
 		}
 	})
 }

@@ -302,6 +302,9 @@ func (s *soaking) check(t *testing.T, srv *exectest.Server, result *consulexec.R
 		if n.State == consulexec.StateSkipped && executions > 0 {
 			t.Errorf("%s is skipped, but ran", n.Node)
 		}
+		if n.State == consulexec.StateNoResponse && executions > 0 && !s.deletes.Load() {
+			t.Errorf("%s is not responding, but ran", n.Node)
+		}
 		if !n.Acked.IsZero() && executions == 0 {
 			t.Errorf("%s is %v, but did not run", n.Node, n.State)
 		}

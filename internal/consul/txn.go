@@ -32,12 +32,14 @@ func (c *Client) Transact(ctx context.Context, ops []*api.KVTxnOp) (Refusals, er
 	case err == nil && len(answer.Results) == 0:
 		return nil, errors.New("the answer has no results, so it is not Consul's")
 	case errors.As(err, &status) && status.Code == http.StatusConflict:
-		return parseRefusals(status.Body)
+		return ParseRefusals(status.Body)
 	}
 	return nil, err
 }
 
-func parseRefusals(answer string) (Refusals, error) {
+// ParseRefusals parses the body of a 409, by which Consul answers a transaction
+// that it rolled back.
+func ParseRefusals(answer string) (Refusals, error) {
 	var decoded struct{ Errors api.TxnErrors }
 	if err := json.Unmarshal([]byte(answer), &decoded); err != nil {
 		return nil, fmt.Errorf("transaction rolled back: %w", err)

@@ -40,7 +40,7 @@ func (d *deletion) deleteRead(ctx context.Context, read []*entry, indexes map[st
 	if now.Sub(d.tombstonesSince) > tombstoneTTL {
 		d.tombstones, d.tombstonesSince = 0, now
 	}
-	if len(read) < oldMaxOps || now.Sub(d.failedAt) < deletionPause {
+	if len(read) < consul.MaxTxnOps || now.Sub(d.failedAt) < deletionPause {
 		return nil, nil
 	}
 	op := consul.Operation{Doing: "delete what was read under " + d.base, Need: "key:write on " + d.base, Timeout: deletionTimeout}

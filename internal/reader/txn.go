@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -14,12 +13,8 @@ import (
 	"github.com/consulexec/consulexec/internal/consul"
 )
 
-const (
-	// newMaxOps is how many operations Consul takes in a transaction, and
-	// oldMaxOps how many versions up to 1.12 take.
-	newMaxOps = 128
-	oldMaxOps = 64
-)
+// newMaxOps is how many operations versions after 1.12 take in a transaction.
+const newMaxOps = 128
 
 // transactions reads and deletes any number of keys. It splits them into as
 // many transactions as this Consul needs.
@@ -91,7 +86,7 @@ func (t *transactions) fillGroup(ctx context.Context, entries []*entry) ([]*entr
 // get reads the values of entries in one transaction, which Consul answers
 // without a write. If some of them are missing it returns their indexes
 // instead.
-func (t *transactions) get(ctx context.Context, entries []*entry) (missing []int, err error) {
+func (t *transactions) get(ctx context.Context, entries []*entry) (missing consul.Refusals, err error) {
 	op := consul.Operation{Doing: "read values under " + t.base, Need: "key:read on " + t.base}
 	tooMany := false
 	err = t.sight.do(ctx, t.Client, op, func(ctx context.Context) error {
@@ -104,7 +99,7 @@ func (t *transactions) get(ctx context.Context, entries []*entry) (missing []int
 			tooMany = true
 			return nil // no outage
 		case errors.As(err, &status) && status.Code == http.StatusConflict:
-			missing, err = failedOps(status.Body)
+			missing, err = consul.ParseRefusals(status.Body)
 		}
 		return err
 	})
@@ -120,12 +115,12 @@ func (t *transactions) get(ctx context.Context, entries []*entry) (missing []int
 func (t *transactions) delete(ctx context.Context, op consul.Operation, entries []*entry, indexes map[string]uint64, deadline time.Time) (gone, changed []*entry, err error) {
 	for len(gone) < len(entries) && !time.Now().After(deadline) {
 		group := entries[len(gone):min(len(entries), len(gone)+t.maxOps)]
-		var stale []int
+		var stale consul.Refusals
 		err := t.Try(ctx, op, func(ctx context.Context) error {
 			_, err := t.send(ctx, deleteOps(group, indexes))
 			var status api.StatusError
 			if errors.As(err, &status) && status.Code == http.StatusConflict {
-				stale, err = failedOps(status.Body)
+				stale, err = consul.ParseRefusals(status.Body)
 			}
 			return err
 		})
@@ -135,7 +130,7 @@ func (t *transactions) delete(ctx context.Context, op consul.Operation, entries 
 		if err != nil {
 			return gone, changed, err
 		}
-		for _, i := range stale {
+		for i := range stale {
 			changed = append(changed, group[i])
 			delete(indexes, group[i].Key)
 		}
@@ -167,8 +162,8 @@ var errTooManyOps = errors.New("too many operations in a transaction")
 func (t *transactions) send(ctx context.Context, ops []txnOp) (answer []byte, err error) {
 	var decoded json.RawMessage
 	_, err = t.API.Raw().Write("/v1/txn", ops, &decoded, t.Write(t.body.intercept(ctx)))
-	if consul.HasStatus(err, http.StatusRequestEntityTooLarge) && len(ops) > oldMaxOps {
-		t.maxOps = oldMaxOps
+	if consul.HasStatus(err, http.StatusRequestEntityTooLarge) && len(ops) > consul.MaxTxnOps {
+		t.maxOps = consul.MaxTxnOps
 		return nil, errTooManyOps
 	}
 	if t.body.Len() > 0 {
@@ -192,27 +187,11 @@ func fillValues(answer []byte, entries []*entry) error {
 	return nil
 }
 
-// failedOps returns the indexes of the operations that made Consul roll the
-// transaction back.
-func failedOps(answer string) (failed []int, err error) {
-	var decoded struct{ Errors api.TxnErrors }
-	if err := json.Unmarshal([]byte(answer), &decoded); err != nil {
-		return nil, err
-	}
-	for _, e := range decoded.Errors {
-		failed = append(failed, e.OpIndex)
-	}
-	if failed == nil {
-		return nil, errors.New("transaction rolled back without a reason")
-	}
-	return failed, nil
-}
-
-// without returns the entries but those at the indexes.
-func without(entries []*entry, indexes []int) []*entry {
+// without returns the entries but those that were refused.
+func without(entries []*entry, refused consul.Refusals) []*entry {
 	var rest []*entry
 	for i, e := range entries {
-		if !slices.Contains(indexes, i) {
+		if _, ok := refused[i]; !ok {
 			rest = append(rest, e)
 		}
 	}
