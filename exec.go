@@ -16,7 +16,6 @@ import (
 
 	"github.com/consulexec/consulexec/internal/consul"
 	"github.com/consulexec/consulexec/internal/reader"
-	"github.com/consulexec/consulexec/internal/runner"
 )
 
 // cleanUpTimeout bounds the removal of session and keys if the context has
@@ -185,7 +184,7 @@ func (e *Exec) run(ctx context.Context, listen listener) {
 	defer e.config.connection.CloseIdle()
 
 	err := r.execute()
-	if r.killOnCancel && err != nil && ctx.Err() != nil {
+	if r.job.Killable && err != nil && ctx.Err() != nil {
 		if running := r.endCommands(); running != nil {
 			err = fmt.Errorf("%w; commands may still run: %w", err, running)
 		}
@@ -388,14 +387,9 @@ func (r *run) sessionName() string {
 	return fmt.Sprintf("consulexec %s by %s[%d]", r.id, host, os.Getpid())
 }
 
-// jobDocument returns the document that agents read, with its runner if the
-// command has to be ended.
+// jobDocument returns the document that agents read.
 func (r *run) jobDocument() []byte {
-	job := r.job
-	if r.timeout > 0 || r.killOnCancel {
-		job = runner.Wrap(job, r.id, r.timeout)
-	}
-	return marshal(jobSpec{Job: job, Wait: r.wait})
+	return marshal(jobSpec{Job: r.job.Job(r.id), Wait: r.wait})
 }
 
 // submit makes the first dispatch, and reports it and the absent nodes.

@@ -41,7 +41,7 @@ type Option func(*config) error
 // config is what New makes of the command and the options. It does not change
 // after New.
 type config struct {
-	job runner.Job
+	job runner.Spec
 
 	filter          nodeFilter
 	names           []string // of WithNodes, each once, or nil
@@ -55,8 +55,6 @@ type config struct {
 	ackTimeout      time.Duration
 	lostTimeout     time.Duration
 	replicationWait time.Duration
-	timeout         time.Duration // none if 0
-	killOnCancel    bool
 
 	prefix     string
 	datacenter string
@@ -73,7 +71,7 @@ type config struct {
 // wrong.
 func newConfig(command string, options []Option) (*config, []error) {
 	c := &config{
-		job:        runner.Job{Command: command},
+		job:        runner.Spec{Command: command, MaxOutput: runner.NoLimit},
 		wait:       defaultWait,
 		ackTimeout: defaultAckTimeout,
 		prefix:     defaultPrefix,
@@ -442,7 +440,7 @@ func setAtLeastOne(to *int, option string, n int) error {
 // script runs from a directory beside the agent's own temporary file, which is
 // removed when the script ends.
 func WithTimeout(d time.Duration) Option {
-	return func(c *config) error { return setPositive(&c.timeout, "WithTimeout", d) }
+	return func(c *config) error { return setPositive(&c.job.Timeout, "WithTimeout", d) }
 }
 
 // WithKillOnCancel ends the commands that still run on their nodes when the
@@ -462,7 +460,7 @@ func WithTimeout(d time.Duration) Option {
 // lost session or the death of this program: WithTimeout covers those.
 func WithKillOnCancel() Option {
 	return func(c *config) error {
-		c.killOnCancel = true
+		c.job.Killable = true
 		return nil
 	}
 }

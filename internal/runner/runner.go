@@ -38,6 +38,55 @@ type Job struct {
 	Script  []byte   `json:",omitempty"`
 }
 
+// NoLimit is a MaxOutput that limits nothing.
+const NoLimit = -1
+
+// A Spec says what a node runs, and how. Either Command, Script or Args is set;
+// Script and Args are a script and its arguments.
+type Spec struct {
+	Command string
+	Script  []byte
+	Args    []string
+
+	Shell     string            // of a command or script; the agent's own if empty
+	Env       map[string]string // added to the agent's environment
+	Dir       string            // the agent's own if empty
+	Stdin     []byte            // nothing if nil
+	MaxOutput int64             // in bytes; NoLimit passes all on
+	Timeout   time.Duration     // none if 0
+	Killable  bool              // whether the killer can end it
+}
+
+// NeedsRunner reports whether an agent alone can't run it like that.
+func (s *Spec) NeedsRunner() bool {
+	return s.Script != nil || len(s.Env) > 0 || s.Dir != "" || s.Stdin != nil || s.MaxOutput != NoLimit || s.Timeout > 0 || s.Killable
+}
+
+// Job returns the job of the run with this ID.
+func (s *Spec) Job(id string) Job {
+	job := Job{Command: s.Command, Args: s.Args, Script: s.Script}
+	switch {
+	case s.Timeout > 0 || s.Killable:
+		return Wrap(job, id, s.Timeout)
+	case s.Shell != "" && s.Command != "":
+		return Job{Args: []string{s.Shell, "-c", s.Command}}
+	}
+	return job
+}
+
+// The runner ends the output of a command that it had to end at the timeout with
+// this note. It exits with status TimedOut then.
+func TimeoutNote(id string) []byte { return []byte("\x00consulexec-" + id + " timed out") }
+
+// TimedOut is the exit status of the runner if it had to end the command at the
+// timeout. Without the note, the status is the command's own.
+const TimedOut = 124
+
+// TurnedAway is the status that an agent reports of a second copy of a job: the
+// runner found that the first one had started, and ended by a signal. The runner
+// never reports it of a command.
+const TurnedAway = -1
+
 // The exit statuses of the killer.
 const (
 	Ended           = 0 // no shell of the run is left
