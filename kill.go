@@ -58,7 +58,7 @@ func (r *run) endCommands() error {
 // runKiller runs the killer on the nodes with these names. If the expected
 // nodes are not known, it addresses the nodes by the run's own filter.
 func (r *run) runKiller(ctx context.Context, names []string) (*Result, error) {
-	options := []Option{WithArgs(runner.Killer(r.id).Args...), WithClient(r.client), WithPrefix(r.prefix), WithLogger(r.logger)}
+	options := []Option{WithArgs(runner.End(r.id).Args...), WithClient(r.client), WithPrefix(r.prefix), WithLogger(r.logger)}
 	if r.datacenter != "" {
 		options = append(options, WithDatacenter(r.datacenter))
 	}
@@ -92,10 +92,12 @@ func notEnded(killed *Result, name string) error {
 	switch {
 	case n.State != StateExited:
 		return errors.New("does not confirm that the command has ended")
-	case n.ExitCode == runner.StillRuns:
-		return errors.New("the command goes on after SIGTERM and SIGKILL")
-	case n.ExitCode == runner.ProcessesHidden:
-		return errors.New("cannot see processes on this node (hidepid?)")
+	case n.ExitCode == runner.Survives:
+		return errors.New("a process of the command goes on after SIGKILL")
+	case n.ExitCode == runner.Unseen:
+		return errors.New("a process that can't be found holds the command's output")
+	case n.ExitCode == runner.NoAnswer:
+		return errors.New("the shell program that runs the command does not answer")
 	case n.ExitCode != runner.Ended:
 		return fmt.Errorf("does not confirm that the command has ended: the killer exited with status %d", n.ExitCode)
 	}

@@ -1,32 +1,36 @@
-// Package runner wraps what a node runs in shell programs that can end it.
-// Consul's agents never end a command.
+// Package runner has the shell programs on the nodes: they run a command in a way
+// that an agent alone can't, and end it. Consul's agents never end a command.
 //
-// Three programs run on a node, each by its /bin/sh:
+// A job's Args are a program for the node's /bin/sh, and its Script is data for
+// it: the script, the input and the environment. An agent writes the Script to a
+// file and runs the Args. There are two programs:
 //
-//   - wrapper.sh runs the command in a process group of its own and hands its output
-//     and status through.
-//   - watcher.sh lives beside the command. It ends the group at the timeout, or when
-//     it gets a SIGTERM.
-//   - killer.sh is a job of its own. It sends that SIGTERM to the watchers of a run.
+//   - start (guard.sh, watch.sh, start.sh) runs the command. It has two others
+//     run by shells of their own: leader.sh and output.sh.
+//   - end (guard.sh, end.sh) is a job of its own. It ends the commands of a run.
 //
-// They use POSIX utilities: cat, chmod, env, mkdir, ps, rm, rmdir, sed, sleep,
-// tail, tr. They also need setsid, which is not in POSIX. A shell with job
-// control without a terminal, such as bash, needs no setsid; dash does. They
-// send a signal to a group by kill -TERM -1234, which every shell takes. Other
-// forms fail: "kill -s TERM -- -1234" in busybox, "kill -s TERM -1234" in dash.
+// They use POSIX utilities: cat, cksum, dd, env, find, grep, id, ls, mkdir,
+// mkfifo, mv, ps, rm, sed, sleep, uname, wc. They also need setsid, which is not
+// in POSIX. A shell with job control without a terminal, such as bash, needs no
+// setsid; dash does. They send a signal to a group by kill -TERM -1234, which
+// every shell takes. Other forms fail: "kill -s TERM -- -1234" in busybox, "kill
+// -s TERM -1234" in dash.
 //
-// A process of a run is found by its command line. It begins with a marker, as
-// some ps cut a line after 79 characters.
+// docs/design.md has a picture of the processes.
 package runner
 
 import (
+	"bytes"
 	_ "embed" // for the shell programs
+	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // A Job is the part of a job spec that says what a node runs: Args if it has
@@ -64,19 +68,18 @@ func (s *Spec) NeedsRunner() bool {
 
 // Job returns the job of the run with this ID.
 func (s *Spec) Job(id string) Job {
-	job := Job{Command: s.Command, Args: s.Args, Script: s.Script}
 	switch {
-	case s.Timeout > 0 || s.Killable:
-		return Wrap(job, id, s.Timeout)
+	case s.NeedsRunner():
+		return s.wrap(id)
 	case s.Shell != "" && s.Command != "":
 		return Job{Args: []string{s.Shell, "-c", s.Command}}
 	}
-	return job
+	return Job{Command: s.Command, Args: s.Args}
 }
 
 // The runner ends the output of a command that it had to end at the timeout with
 // this note. It exits with status TimedOut then.
-func TimeoutNote(id string) []byte { return []byte("\x00consulexec-" + id + " timed out") }
+func TimeoutNote(id string) []byte { return []byte("consulexec-" + id + " timed out\n") }
 
 // TimedOut is the exit status of the runner if it had to end the command at the
 // timeout. Without the note, the status is the command's own.
@@ -87,24 +90,32 @@ const TimedOut = 124
 // never reports it of a command.
 const TurnedAway = -1
 
-// The exit statuses of the killer.
+// The exit statuses of the job that ends commands.
 const (
-	Ended           = 0 // no shell of the run is left
-	StillRuns       = 1 // one is left after 9 s
-	ProcessesHidden = 2 // the killer can't see processes
+	Ended    = 0 // nothing of the run is left
+	Survives = 1 // something goes on after SIGKILL
+	Unseen   = 2 // somebody holds the output who can't be found
+	NoAnswer = 3 // a runner does not answer
 )
 
 var (
-	//go:embed wrapper.sh
-	wrapperSource string
-	//go:embed watcher.sh
-	watcherSource string
-	//go:embed killer.sh
-	killerSource string
+	//go:embed guard.sh
+	guardSource string
+	//go:embed start.sh
+	startSource string
+	//go:embed watch.sh
+	watchSource string
+	//go:embed leader.sh
+	leaderSource string
+	//go:embed output.sh
+	outputSource string
+	//go:embed end.sh
+	endSource string
 
-	wrapper = withoutComments(wrapperSource)
-	watcher = withoutComments(watcherSource)
-	killer  = withoutComments(killerSource)
+	start  = withoutComments(guardSource + watchSource + startSource)
+	leader = withoutComments(leaderSource)
+	output = withoutComments(outputSource)
+	end    = withoutComments(guardSource + endSource)
 )
 
 // withoutComments drops comment lines and empty lines, which would only make
@@ -119,60 +130,112 @@ func withoutComments(source string) string {
 	return text.String()
 }
 
-// marked begins a program with the marker: the run's ID, and what the process
-// is.
+// marked begins a program with the run's ID and what the process is, as some ps
+// cut a line after 79 characters.
 func marked(id, role, program string) string {
 	return fmt.Sprintf(": consulexec-%s %s\n%s", id, role, program)
 }
 
-// Killer returns the job that ends the commands of the run with this ID on its
+// shell returns the arguments that run a program by the node's /bin/sh.
+func shell(id, role, program string, args ...string) []string {
+	return append([]string{"/bin/sh", "-c", marked(id, role, "cx_id=$1\n"+program), "sh", id}, args...)
+}
+
+// End returns the job that ends the commands of the run with this ID on its
 // node. Its exit status is one of the constants above.
-func Killer(id string) Job {
-	return Job{Args: []string{"/bin/sh", "-c", marked(id, "killer", killer), "sh", id}}
+func End(id string) Job { return Job{Args: shell(id, "end", end)} }
+
+// wrap returns the job that runs it by the runner.
+func (s *Spec) wrap(id string) Job {
+	kind, interpreter, word, rest := s.program()
+	data, lengths := s.data(id)
+	args := slices.Concat(
+		[]string{s.seconds(), s.passed(), s.Dir}, lengths,
+		[]string{marked(id, "leader", leader), output, kind, interpreter, word}, rest)
+	return Job{Args: shell(id, "start", start, args...), Script: data}
 }
 
-// Wrap returns a job that does what job does and can be ended: by the killer of
-// the run with this ID and, unless timeout is 0, by the timeout. The timeout is
-// rounded up to whole seconds, as POSIX's sleep takes no others.
-//
-// A script stays a script, and the wrapper is its first part. That part copies
-// the rest, whatever bytes it has, into a directory of its own beside the
-// agent's file.
-func Wrap(job Job, id string, timeout time.Duration) Job {
-	limit := ""
-	if timeout > 0 {
-		seconds := (timeout-1)/time.Second + 1
-		limit = strconv.Itoa(int(min(seconds, math.MaxInt32)))
-	}
-	shell := []string{"/bin/sh", "-c", marked(id, "wrapper", wrapper), "sh", id, limit, watcher}
+// program returns what start runs: the kind, the shell or interpreter with its
+// argument, and the rest.
+func (s *Spec) program() (kind, interpreter, word string, rest []string) {
 	switch {
-	case len(job.Script) > 0:
-		return Job{Script: append(scriptHead(append(shell, "script")), job.Script...)}
-	case len(job.Args) > 0:
-		return Job{Args: slices.Concat(shell, []string{"args"}, job.Args)}
+	case s.Script != nil && s.Shell == "":
+		interpreter, word, _ = Interpreter(s.Script)
+		return "script", interpreter, word, s.Args
+	case s.Script != nil:
+		return "script", s.Shell, "", s.Args
+	case s.Args != nil:
+		return "args", "", "", s.Args
 	}
-	return Job{Args: append(shell, "command", job.Command)}
+	return "command", s.Shell, "", []string{s.Command}
 }
 
-// scriptHead returns the first part of a script. It replaces the
-// shell by command, so that the shell does not read the rest. The last argument
-// of command is the directory that holds the rest.
-func scriptHead(command []string) []byte {
-	quoted := make([]string, len(command))
-	for i, word := range command {
-		quoted[i] = quote(word)
+// Interpreter returns the interpreter of the script's #! line and its argument,
+// as the system would: the argument is the rest of the line. They are empty if
+// there is no such line.
+func Interpreter(script []byte) (interpreter, word string, err error) {
+	line, found := bytes.CutPrefix(script, []byte("#!"))
+	if !found {
+		return "", "", nil
 	}
-	const text = `#!/bin/sh
-(umask 077 && mkdir "$0.d") || exit 126
-(umask 077 && tail -c +%-6d "$0" >"$0.d/script" && chmod 700 "$0.d/script") || {
-	rm -f "$0.d/script"
-	rmdir "$0.d"
-	exit 126
+	line, _, _ = bytes.Cut(line, []byte("\n"))
+	line, _, _ = bytes.Cut(line, []byte{0})
+	if !utf8.Valid(line) {
+		return "", "", errors.New("its #! line is not valid UTF-8")
+	}
+	interpreter = strings.Trim(string(line), " \t")
+	if i := strings.IndexAny(interpreter, " \t"); i >= 0 {
+		interpreter, word = interpreter[:i], strings.TrimLeft(interpreter[i:], " \t")
+	}
+	if interpreter != "" && !strings.Contains(interpreter, "/") {
+		interpreter = "./" + interpreter // the system does not look into PATH
+	}
+	return interpreter, word, nil
 }
-exec %s "$0.d"
-`
-	head := func(length int) string { return fmt.Sprintf(text, length+1, strings.Join(quoted, " ")) }
-	return []byte(head(len(head(0))))
+
+// seconds returns the timeout, rounded up to whole seconds: POSIX's sleep takes
+// no others.
+func (s *Spec) seconds() string {
+	if s.Timeout <= 0 {
+		return ""
+	}
+	return strconv.Itoa(int(min((s.Timeout-1)/time.Second+1, math.MaxInt32)))
+}
+
+// maxCounted is the largest limit that each shell can count.
+const maxCounted = math.MaxInt32 - 1
+
+// passed returns how many bytes of output the node passes on: one more than the
+// limit, to tell. The node does not count more than maxCounted.
+func (s *Spec) passed() string {
+	if s.MaxOutput < 0 || s.MaxOutput > maxCounted {
+		return ""
+	}
+	return strconv.FormatInt(s.MaxOutput+1, 10)
+}
+
+// data returns the runner's data, and the lengths of all of it, the script, the
+// input and the environment. There is no data if there is none of these.
+func (s *Spec) data(id string) (data []byte, lengths []string) {
+	env := exports(s.Env)
+	if len(s.Script)+len(s.Stdin)+len(env) == 0 {
+		return nil, []string{"", "0", "0", "0"}
+	}
+	data = slices.Concat([]byte("consulexec-"+id+"\n"), s.Script, s.Stdin, env)
+	for _, n := range []int{len(data), len(s.Script), len(s.Stdin), len(env)} {
+		lengths = append(lengths, strconv.Itoa(n))
+	}
+	return data, lengths
+}
+
+// exports returns a shell program that sets variables. A shell may give some of
+// them, such as SECONDS, a meaning of its own until they are unset.
+func exports(env map[string]string) []byte {
+	var text strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		fmt.Fprintf(&text, "unset %s\nexport %[1]s=%s\n", name, quote(env[name]))
+	}
+	return []byte(text.String())
 }
 
 // quote quotes a word for the shell.

@@ -39,17 +39,17 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// A shell is a node's /bin/sh.
-type shell struct{ name, path string }
+// A nodeShell is a node's /bin/sh.
+type nodeShell struct{ name, path string }
 
-func shells(t testing.TB) []shell {
-	found := []shell{{"sh", "/bin/sh"}}
+func shells(t testing.TB) []nodeShell {
+	found := []nodeShell{{"sh", "/bin/sh"}}
 	standard, err := filepath.EvalSymlinks("/bin/sh")
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	for _, name := range []string{"dash", "bash", "busybox", "ksh93", "mksh"} {
+	for _, name := range []string{"dash", "bash", "busybox", "ksh93", "mksh", "zsh"} {
 		path, err := exec.LookPath(name)
 		if err != nil {
 			continue
@@ -61,32 +61,47 @@ func shells(t testing.TB) []shell {
 		if err := errors.Join(os.Mkdir(filepath.Dir(as), 0o755), os.Symlink(path, as)); err != nil {
 			t.Fatal(err)
 		}
-		found = append(found, shell{name, as})
+		found = append(found, nodeShell{name, as})
 	}
 	return found
 }
 
-// as returns a wrapped job for a node with that /bin/sh. The command is left as
-// it is.
-func (s shell) as(wrapped, job Job) Job {
-	replace := func(text string) string { return strings.ReplaceAll(text, "/bin/sh", s.path) }
-	n := len(wrapped.Args) - max(len(job.Args), 1)
-	args := slices.Clone(wrapped.Args)
-	for i := range max(n, 0) {
-		args[i] = replace(args[i])
+// job returns the job of a spec for a node with that /bin/sh. What is kept on
+// the node after the command's end is kept for half a second.
+func (s nodeShell) job(spec Spec, id string) Job { return s.as(spec.Job(id), spec.program) }
+
+// end returns the job that ends a run.
+func (s nodeShell) end(id string) Job { return s.as(End(id), nil) }
+
+// as changes the programs of a job, and leaves alone what they are to run.
+func (s nodeShell) as(job Job, program func() (kind, interpreter, word string, rest []string)) Job {
+	args := slices.Clone(job.Args)
+	n := len(args)
+	if program != nil {
+		_, _, _, rest := program()
+		n -= 2 + len(rest)
 	}
-	if len(wrapped.Script) == 0 {
-		return Job{Args: args}
+	for i := range n {
+		args[i] = strings.ReplaceAll(args[i], "/bin/sh", s.path)
+		args[i] = strings.ReplaceAll(args[i], "sleep 50;", "sleep 0.5 || sleep 1;")
 	}
-	head := strings.TrimSuffix(string(wrapped.Script), string(job.Script))
-	length := fmt.Sprintf("tail -c +%-6d", len(head)+1)
-	head = replace(head)
-	if !strings.Contains(head, length) {
-		panic("the script's head does not have its own length")
-	}
-	head = strings.Replace(head, length, fmt.Sprintf("tail -c +%-6d", len(head)+1), 1)
-	return Job{Script: append([]byte(head), job.Script...)}
+	return Job{Args: args, Script: job.Script}
 }
+
+// killable returns the spec of something that can be ended.
+func killable(s Spec) Spec {
+	s.MaxOutput, s.Killable = NoLimit, true
+	return s
+}
+
+// timed returns the spec of something with a timeout.
+func timed(s Spec, timeout time.Duration) Spec {
+	s.MaxOutput, s.Timeout = NoLimit, timeout
+	return s
+}
+
+// plain returns the job without the runner.
+func plain(s Spec) Job { return Job{Command: s.Command, Script: s.Script, Args: s.Args} }
 
 // An agent is the environment in which a job runs.
 type agent struct {
@@ -132,7 +147,7 @@ func (a *agent) start(job Job) *started {
 		}
 		command = s.script
 	}
-	if len(job.Args) > 0 && len(job.Script) == 0 {
+	if len(job.Args) > 0 {
 		s.cmd = exec.Command(job.Args[0], job.Args[1:]...)
 	} else {
 		sh := "/bin/sh"
@@ -204,8 +219,8 @@ func (a *agent) list() (lines []string) {
 	return lines
 }
 
-// nothingLeft checks that there is no process and no file of the agent's jobs.
-// What was killed may take a moment to be gone.
+// nothingLeft checks that soon there is no process and no file of the agent's
+// jobs.
 func (a *agent) nothingLeft() {
 	a.t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); len(a.processes()) > 0; time.Sleep(time.Millisecond) {
@@ -226,7 +241,7 @@ func (s *started) until(file string) {
 			return
 		}
 		if time.Now().After(deadline) {
-			s.t.Fatalf("there is no file %s", file)
+			s.t.Fatalf("there is no file %s: %q", file, s.cmd.Args)
 		}
 	}
 }
@@ -237,7 +252,7 @@ func runID() string {
 }
 
 // eachShell runs a test with each shell; with -short, with /bin/sh only.
-func eachShell(t *testing.T, test func(t *testing.T, sh shell)) {
+func eachShell(t *testing.T, test func(t *testing.T, sh nodeShell)) {
 	t.Parallel()
 	found := shells(t)
 	if testing.Short() {
@@ -257,23 +272,23 @@ func onLinux(command string) string {
 }
 
 // kinds are the three ways to say the same.
-func kinds(command string) map[string]Job {
-	return map[string]Job{
-		"command": {Command: command},
-		"script":  {Script: []byte("#!/bin/sh\n" + command)},
-		"args":    {Args: []string{"/bin/sh", "-c", command}},
+func kinds(text string) map[string]Spec {
+	return map[string]Spec{
+		"command": {Command: text},
+		"script":  {Script: []byte("#!/bin/sh\n" + text)},
+		"args":    {Args: []string{"/bin/sh", "-c", text}},
 	}
 }
 
 // kinds returns all kinds of a command for /bin/sh. For another shell, and with
 // -short, it returns one of them, a different one for the next i.
-func (s shell) kinds(command string, i int) map[string]Job {
+func (s nodeShell) kinds(command string, i int) map[string]Spec {
 	all := kinds(command)
 	if s.name == "sh" && !testing.Short() {
 		return all
 	}
 	kind := slices.Sorted(maps.Keys(all))[i%len(all)]
-	return map[string]Job{kind: all[kind]}
+	return map[string]Spec{kind: all[kind]}
 }
 
 // upTo returns n, and a tenth of it with -short.
@@ -286,7 +301,7 @@ func upTo(n int) int {
 
 // TestWrapChangesNothing runs jobs with and without the wrapper.
 func TestWrapChangesNothing(t *testing.T) {
-	jobs := map[string]Job{
+	jobs := map[string]Spec{
 		"no command":         {Command: "/no/such/command 2>/dev/null"},
 		"only a comment":     {Command: "# nothing"},
 		"error of syntax":    {Command: "exec 2>/dev/null; (("},
@@ -317,7 +332,7 @@ func TestWrapChangesNothing(t *testing.T) {
 		"no input":     "cat; echo $?",
 		"umask":        "umask",
 		"directory":    "pwd; echo $PWD",
-		"environment":  "env | grep -v -e ^_= -e ^SHLVL= -e ^A__z= -e ^_AST_FEATURES= | sort",
+		"environment":  "env | grep -v -e ^_= -e ^SHLVL= -e ^A__z= -e ^_AST_FEATURES= $OTHERS | sort",
 		"limits":       "ulimit -a",
 		"files":        onLinux("ls /proc/self/fd; readlink /proc/self/fd/0"),
 		"signals":      onLinux("grep Sig[BIC] /proc/self/status | sed 's/[0-9a-f]*\\(.......\\)$/\\1/'"), // but for real-time ones
@@ -333,22 +348,22 @@ func TestWrapChangesNothing(t *testing.T) {
 		}
 	}
 	delete(jobs, "its group by command") // would end this test without the wrapper
-	eachShell(t, func(t *testing.T, sh shell) {
+	eachShell(t, func(t *testing.T, sh nodeShell) {
 		t.Parallel()
 		for i, name := range slices.Sorted(maps.Keys(jobs)) {
 			job := jobs[name]
 			if (sh.name != "sh" || testing.Short()) && strings.Contains(name, " by ") && i%3 > 0 {
 				continue // one kind of each command, as the names are sorted
 			}
-			a := newAgent(t, "SHELL=/bin/sh", "told=a", "pid=b", "kind=c", "code=d", "timer=e", "found=f", "sh=g", "HOME=/", "IFS=,", "ENV=/dev/tty")
+			a := newAgent(t, "SHELL=/bin/sh", "told=a", "pid=b", "kind=c", "code=d", "timer=e", "found=f", "sh=g", "HOME=/", "IFS=,", "ENV=/dev/tty", "OTHERS="+sh.adds())
 			var want string
 			code := 0
 			if strings.HasPrefix(name, "its group") {
 				want = "still here\n"
 			} else {
-				want, code = a.run(job)
+				want, code = a.run(plain(job))
 			}
-			got, gotCode := a.run(sh.as(Wrap(job, runID(), time.Hour), job))
+			got, gotCode := a.run(sh.job(timed(job, time.Hour), runID()))
 			if name == "script, no such" {
 				got = want
 			}
@@ -360,6 +375,15 @@ func TestWrapChangesNothing(t *testing.T) {
 			}
 		}
 	})
+}
+
+// adds returns the arguments for grep that find what a shell itself puts into the
+// environment, besides what most do.
+func (s nodeShell) adds() string {
+	if s.name == "zsh" {
+		return "-e ^LOGNAME= -e ^OLDPWD= -e ^IFS="
+	}
+	return ""
 }
 
 func look(program string) string {
@@ -381,19 +405,19 @@ func everyByte() []byte {
 // TestWrapSignal shows how the status differs. Without the wrapper an agent
 // reports a status of -1 for any signal.
 func TestWrapSignal(t *testing.T) {
-	eachShell(t, func(t *testing.T, sh shell) {
+	eachShell(t, func(t *testing.T, sh nodeShell) {
 		t.Parallel()
 		for signal, want := range map[string]int{"KILL": 137, "TERM": 143, "HUP": 129, "INT": 130, "PIPE": 141} {
 			for kind, job := range kinds("echo a; kill -s " + signal + " $$; sleep 10") {
-				a := newAgent(t)
-				if output, code := a.run(sh.as(Wrap(job, runID(), 0), job)); output != "a\n" || code != want {
+				a := newAgent(t, "SHELL=/bin/sh") // zsh exits with 1 after HUP
+				if output, code := a.run(sh.job(killable(job), runID())); output != "a\n" || code != want {
 					t.Errorf("%s of %s: exit status %d, output %q", signal, kind, code, output)
 				}
 				a.nothingLeft()
 			}
 		}
-		job := Job{Args: []string{"/no/such/program"}}
-		if output, code := newAgent(t).run(sh.as(Wrap(job, runID(), 0), job)); code != 127 || !strings.Contains(output, "/no/such/program") {
+		job := Spec{Args: []string{"/no/such/program"}}
+		if output, code := newAgent(t).run(sh.job(killable(job), runID())); code != 127 || !strings.Contains(output, "/no/such/program") {
 			t.Errorf("no such program: exit status %d, output %q", code, output)
 		}
 	})
@@ -405,7 +429,7 @@ func TestWrapShell(t *testing.T) {
 	if err := os.WriteFile(mine, []byte("#!/bin/sh\necho \"my shell: $*\"\nexit 3\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	eachShell(t, func(t *testing.T, sh shell) {
+	eachShell(t, func(t *testing.T, sh nodeShell) {
 		t.Parallel()
 		for _, test := range []struct {
 			name string
@@ -418,16 +442,16 @@ func TestWrapShell(t *testing.T) {
 			{"its own", []string{"SHELL=" + mine}, "my shell: -c echo it 3"},
 			{"in another's text", []string{"A=a\nSHELL=/bin/false\nB=b"}, "it 0"},
 		} {
-			job := Job{Command: "echo it"}
-			output, code := newAgent(t, test.env...).run(sh.as(Wrap(job, runID(), 0), job))
+			job := Spec{Command: "echo it"}
+			output, code := newAgent(t, test.env...).run(sh.job(killable(job), runID()))
 			if got := fmt.Sprint(strings.TrimSpace(output), " ", code); got != test.want {
 				t.Errorf("%s: %q, want %q", test.name, got, test.want)
 			}
 		}
 		// The agent runs a script by its shell, too.
-		job := Job{Script: []byte("echo it")}
+		job := Spec{Script: []byte("echo it")}
 		a := newAgent(t, "SHELL="+look("bash"))
-		if output, code := a.run(sh.as(Wrap(job, runID(), 0), job)); look("bash") != "/no/such/bash" && (output != "it\n" || code != 0) {
+		if output, code := a.run(sh.job(killable(job), runID())); look("bash") != "/no/such/bash" && (output != "it\n" || code != 0) {
 			t.Errorf("script: %q, %d", output, code)
 		}
 	})
@@ -446,6 +470,9 @@ var endings = []struct {
 	{"own handler", "exec 2>/dev/null; trap 'echo bye; exit 7' TERM; : >up; while :; do sleep 0.1; done", "bye\n", 7, false},
 	{"slow handler", "exec 2>/dev/null; trap 'sleep 1; echo bye; exit 0' TERM; : >up; while :; do sleep 0.1; done", "bye\n", 0, false},
 	{"grandchildren", "(sleep 4321 & sleep 4321 | sleep 4321 & sh -c 'sleep 4321; :') & : >up; sleep 4321", "", 143, false},
+	{"stopped", ": >up; kill -STOP $$; echo not here", "", 143, false},
+	{"left the group", "exec 2>/dev/null; trap 'exit 7' TERM; setsid sleep 4321 & : >up; while :; do sleep 0.1; done", "", 7, false},
+	{"left the group and ignores it", "setsid sh -c \"trap '' TERM; : >up; while :; do sleep 0.1; done\" & sleep 4321", "", 143, true},
 	{"ignores it", "trap '' TERM; : >up; while :; do sleep 0.1; done", "", 137, true},
 	{"child ignores it", "exec 2>/dev/null; trap 'exit 7' TERM; sh -c \"trap '' TERM; : >up; while :; do sleep 0.1; done\" & while :; do sleep 0.1; done", "", 7, true},
 	{"quiet child ignores it", "sh -c \"trap '' TERM; : >up; while :; do sleep 0.1; done\" >/dev/null 2>&1 & sleep 4321", "", 143, true},
@@ -462,21 +489,22 @@ type ending struct {
 }
 
 // startEndings starts all of them in each form, on a node of that environment.
-func startEndings(t *testing.T, sh shell, limit time.Duration, env ...string) (all []ending) {
+func startEndings(t *testing.T, sh nodeShell, limit time.Duration, env ...string) (all []ending) {
+	t.Helper()
 	for i, e := range endings {
 		for kind, job := range sh.kinds(e.command, i) {
 			a := newAgent(t, append(env, "SHELL=/bin/sh")...) // another may print "Terminated"
 			id := runID()
-			all = append(all, ending{a.start(sh.as(Wrap(job, id, limit), job)), e.name + " by " + kind, e.output, e.code, e.slow, id})
+			all = append(all, ending{a.start(sh.job(timed(killable(job), limit), id)), e.name + " by " + kind, e.output, e.code, e.slow, id})
 		}
 	}
 	return all
 }
 
-func (e ending) check(since time.Time) {
+func (e ending) check(since time.Time, want int) {
 	e.t.Helper()
 	output, code := e.wait()
-	if output != e.output || code != e.code {
+	if output != e.output || code != want {
 		e.t.Errorf("%s: exit status %d, output %q", e.name, code, output)
 	}
 	if took := time.Since(since); e.slow && took < 4*time.Second {
@@ -486,42 +514,42 @@ func (e ending) check(since time.Time) {
 	e.nothingLeft()
 }
 
-// TestKiller ends commands by the killer: half of the time by what there is
-// without /proc.
-func TestKiller(t *testing.T) {
-	eachShell(t, func(t *testing.T, sh shell) {
+// checkTimedOut checks one that the timeout has ended.
+func (e ending) checkTimedOut(since time.Time) {
+	e.t.Helper()
+	e.output += string(TimeoutNote(e.id))
+	e.check(since, TimedOut)
+}
+
+// TestEnd ends commands by the job that does that.
+func TestEnd(t *testing.T) {
+	eachShell(t, func(t *testing.T, sh nodeShell) {
 		t.Parallel()
 		start := time.Now()
-		node := newAgent(t)
-		var killers []*started
+		var enders []*started
 		all := startEndings(t, sh, 0)
-		for i, e := range all {
+		for _, e := range all {
 			e.until("up")
-			k := Killer(e.id)
-			if _, err := exec.LookPath("ps"); i%2 == 1 && err == nil {
-				k.Args[2] = strings.Replace(k.Args[2], "/proc/$$/cmdline", "/nowhere", 1)
-			}
-			killers = append(killers, node.start(sh.as(k, Job{})))
+			enders = append(enders, e.start(sh.end(e.id)))
 		}
-		for i, k := range killers {
-			if output, code := k.wait(); output != "" || code != 0 {
-				t.Errorf("the killer of %s: exit status %d, output %q", all[i].name, code, output)
+		for i, k := range enders {
+			if output, code := k.wait(); output != "" || code != Ended {
+				t.Errorf("the end of %s: exit status %d, output %q", all[i].name, code, output)
 			}
 		}
 		for _, e := range all {
-			e.check(start)
+			e.check(start, e.code)
 		}
-		node.nothingLeft()
 	})
 }
 
 // TestTimeout ends commands by the timeout.
 func TestTimeout(t *testing.T) {
-	eachShell(t, func(t *testing.T, sh shell) {
+	eachShell(t, func(t *testing.T, sh nodeShell) {
 		t.Parallel()
 		start := time.Now()
 		for _, e := range startEndings(t, sh, 1500*time.Millisecond) {
-			e.check(start)
+			e.checkTimedOut(start)
 		}
 		if took := time.Since(start); took < 2*time.Second {
 			t.Errorf("ended after %v, before the time", took)
@@ -529,104 +557,98 @@ func TestTimeout(t *testing.T) {
 	})
 }
 
-// TestKillerAtAnyTime has the killer come in the first moments of a job.
-func TestKillerAtAnyTime(t *testing.T) {
-	eachShell(t, func(t *testing.T, sh shell) {
+// TestEndAtAnyTime ends jobs in their first moments. A job that comes later is
+// turned away.
+func TestEndAtAnyTime(t *testing.T) {
+	eachShell(t, func(t *testing.T, sh nodeShell) {
 		t.Parallel()
-		node := newAgent(t)
-		var jobs, killers []*started
+		var jobs, enders []*started
 		for i := range upTo(20) {
-			for _, job := range sh.kinds("sleep 4321", i) {
+			for _, job := range sh.kinds(": >up; sleep 4321", i) {
 				id := runID()
-				jobs = append(jobs, newAgent(t).start(sh.as(Wrap(job, id, time.Hour), job)))
+				s := newAgent(t, "SHELL=/bin/sh").start(sh.job(timed(job, time.Hour), id))
 				time.Sleep(time.Duration(2*i) * time.Millisecond)
-				killers = append(killers, node.start(sh.as(Killer(id), Job{})))
+				jobs, enders = append(jobs, s), append(enders, s.start(sh.end(id)))
 			}
 		}
 		for i, s := range jobs {
-			if output, code := killers[i].wait(); output != "" || code != 0 {
-				t.Errorf("the killer: exit status %d, output %q", code, output)
+			if output, code := enders[i].wait(); output != "" || code != Ended {
+				t.Errorf("the end: exit status %d, output %q", code, output)
 			}
-			if output, code := s.wait(); output != "" || code != 143 {
-				t.Errorf("job %d: exit status %d, output %q", i, code, output)
+			output, code := s.wait()
+			err := os.Remove(filepath.Join(s.tmp, "up"))
+			if output != "" || code != 143 && (code != TurnedAway || err == nil) {
+				t.Errorf("job %d: exit status %d, output %q, has begun: %v", i, code, output, err == nil)
 			}
 			s.nothingLeft()
 		}
 	})
 }
 
-// TestKillerOnly checks that the killer leaves other runs alone, and their
-// children, and those of a command that ended by itself.
-func TestKillerOnly(t *testing.T) {
-	eachShell(t, func(t *testing.T, sh shell) {
+// TestEndOnly checks that the end of a run leaves other runs alone, and daemons,
+// and the children of a command that ended by itself.
+func TestEndOnly(t *testing.T) {
+	eachShell(t, func(t *testing.T, sh nodeShell) {
 		t.Parallel()
-		job := Job{Command: ": >up; sleep 4321 >/dev/null 2>&1"}
-		id := runID()
-		a, other := newAgent(t), newAgent(t)
-		s, o := a.start(sh.as(Wrap(job, id, 0), job)), other.start(sh.as(Wrap(job, runID(), 0), job))
-		s.until("up")
-		o.until("up")
-		killed := newAgent(t)
-		leaves := Job{Command: "sleep 4321 >/dev/null 2>&1 & exit 4"}
-		if output, code := killed.run(sh.as(Wrap(leaves, id, time.Second), leaves)); code != 4 || output != "" {
+		a, id := newAgent(t, "SHELL=/bin/sh"), runID()
+		leaves := Spec{Command: "sleep 4321 >/dev/null 2>&1 & exit 4"}
+		if output, code := a.run(sh.job(timed(leaves, time.Second), id)); code != 4 || output != "" {
 			t.Errorf("exit status %d, output %q", code, output)
 		}
-		if _, code := newAgent(t).run(sh.as(Killer(id), Job{})); code != 0 {
-			t.Errorf("the killer: exit status %d", code)
-		}
-		if _, code := s.wait(); code != 143 {
-			t.Errorf("exit status %d", code)
-		}
+		job := Spec{Command: ": >up; sleep 4321 >/dev/null 2>&1"}
+		o := a.start(sh.job(killable(job), runID()))
+		o.until("up")
 		time.Sleep(1500 * time.Millisecond) // the timeout of the one that left a child
+		if _, code := a.run(sh.end(id)); code != Ended {
+			t.Errorf("the end: exit status %d, %q", code, a.list())
+		}
 		select {
 		case <-o.done:
 			t.Error("another run was ended")
 		default:
 		}
-		if runtime.GOOS == "linux" && len(killed.processes()) != 1 {
-			t.Errorf("left by a command that ended by itself: %v", killed.list())
-		}
-		if _, code := newAgent(t).run(sh.as(Killer(runID()), Job{})); code != 0 {
-			t.Errorf("the killer of nobody: exit status %d", code)
+		if n := a.count("sleep\x004321\x00"); n != 2 {
+			t.Errorf("%d sleep, want 2: %q", n, a.list())
 		}
 	})
 }
 
-// TestKillerSeesNothing checks that the killer does not take blindness for
-// success.
-func TestKillerSeesNothing(t *testing.T) {
-	dir := t.TempDir()
-	for _, program := range []string{"sleep", "tr"} {
-		if err := os.Symlink(look(program), filepath.Join(dir, program)); err != nil {
-			t.Fatal(err)
+// count returns how many processes with these arguments run.
+func (a *agent) count(args string) (n int) {
+	for _, pid := range a.processes() {
+		if text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); string(text) == args {
+			n++
 		}
 	}
-	a := newAgent(t)
-	a.env[0] = "PATH=" + dir
-	if _, code := a.run(Killer(runID())); code != 2 {
-		t.Errorf("exit status %d", code)
-	}
+	return n
 }
+
+// utilities are those of POSIX that the programs use.
+var utilities = []string{"cat", "cksum", "dd", "env", "find", "grep", "id", "ls", "mkdir", "mkfifo", "mv", "ps", "rm", "sed", "sleep", "uname", "wc"}
 
 // TestWithoutSetsid takes setsid away. A command that could not be ended must
 // not run; a shell with job control without a terminal can do without setsid.
 func TestWithoutSetsid(t *testing.T) {
 	dir := t.TempDir()
-	for _, program := range []string{"cat", "chmod", "env", "mkdir", "ps", "rm", "rmdir", "sed", "sleep", "tail", "tr", "sh", "yes"} {
+	for _, program := range append(utilities, "sh", "yes") {
 		if err := os.Symlink(look(program), filepath.Join(dir, program)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	eachShell(t, func(t *testing.T, sh shell) {
+	eachShell(t, func(t *testing.T, sh nodeShell) {
 		t.Parallel()
-		able := sh.makesGroups(t, dir)
+		_, code := newAgent(t, "PATH="+dir).run(sh.job(killable(Spec{Command: "exit 3"}), runID()))
+		able := code == 3
 		if sh.name == "bash" && !able {
 			t.Error("bash has no job control without a terminal")
 		}
 		start := time.Now()
 		for _, e := range startEndings(t, sh, time.Second, "PATH="+dir) {
+			if strings.HasPrefix(e.name, "left") {
+				continue // that takes setsid
+			}
 			if able {
-				e.check(start)
+				e.checkTimedOut(start)
 			} else if output, code := e.wait(); code != 126 || !strings.Contains(output, "not run") {
 				t.Errorf("%s: exit status %d, output %q", e.name, code, output)
 			}
@@ -634,50 +656,14 @@ func TestWithoutSetsid(t *testing.T) {
 	})
 }
 
-// makesGroups reports whether the shell gives a child a process group of its
-// own with this PATH: by a setsid that it has built in, or by job control.
-func (s shell) makesGroups(t *testing.T, path string) bool {
-	cmd := exec.CommandContext(t.Context(), s.path, "-c", `command -v setsid || { set -m; `+s.path+` -c 'kill -0 "-$$"'; }`)
-	cmd.Env = []string{"PATH=" + path}
-	var exit *exec.ExitError
-	err := cmd.Run()
-	if err != nil && !errors.As(err, &exit) {
-		t.Fatal(err)
-	}
-	return err == nil
-}
-
-// TestScriptDirectoryTaken checks that a script does not run from, and leaves
-// alone, what somebody else has put in its way.
-func TestScriptDirectoryTaken(t *testing.T) {
-	eachShell(t, func(t *testing.T, sh shell) {
-		a, theirs := newAgent(t), filepath.Join(t.TempDir(), "script")
-		if err := os.WriteFile(theirs, []byte("theirs"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		job := Job{Script: []byte("#!/bin/sh\necho it")}
-		script := filepath.Join(a.tmp, "rexec1")
-		if err := errors.Join(os.WriteFile(script, sh.as(Wrap(job, runID(), 0), job).Script, 0o700), os.Symlink(filepath.Dir(theirs), script+".d")); err != nil {
-			t.Fatal(err)
-		}
-		output, code := a.run(Job{Args: []string{sh.path, script}})
-		if code != 126 || strings.Contains(output, "it\n") || !strings.Contains(output, "rexec1.d") {
-			t.Errorf("exit status %d, output %q", code, output)
-		}
-		if text, err := os.ReadFile(theirs); string(text) != "theirs" {
-			t.Errorf("what was in the way is %q, %v", text, err)
-		}
-	})
-}
-
 // TestManyShort checks that nothing stays behind however soon a command ends.
 func TestManyShort(t *testing.T) {
-	eachShell(t, func(t *testing.T, sh shell) {
+	eachShell(t, func(t *testing.T, sh nodeShell) {
 		t.Parallel()
 		a := newAgent(t)
 		for i := range upTo(100) {
 			for kind, job := range sh.kinds(fmt.Sprint("exit ", i%3), i) {
-				output, code := a.run(sh.as(Wrap(job, runID(), time.Hour), job))
+				output, code := a.run(sh.job(timed(job, time.Hour), runID()))
 				if output != "" || code != i%3 {
 					t.Errorf("%s: exit status %d, output %q", kind, code, output)
 				}
@@ -695,19 +681,23 @@ func FuzzWrap(f *testing.F) {
 	cat := look("cat")
 	f.Fuzz(func(t *testing.T, text string) {
 		a := newAgent(t)
-		script := "#!" + cat + "\n" + text
-		if output, code := a.run(Wrap(Job{Script: []byte(script)}, runID(), 0)); output != script || code != 0 {
-			t.Errorf("script: exit status %d, output %q", code, output)
+		sh := nodeShell{"sh", "/bin/sh"}
+		check := func(what string, spec Spec, want string) {
+			t.Helper()
+			if output, code := a.run(sh.job(killable(spec), runID())); output != want || code != 0 {
+				t.Errorf("%s: exit status %d, output %q", what, code, output)
+			}
 		}
+		script := "#!" + cat + "\n" + text
+		check("script", Spec{Script: []byte(script)}, script)
+		check("input", Spec{Command: "cat", Stdin: []byte(text)}, text)
 		if strings.Contains(text, "\x00") {
 			return
 		}
-		if output, code := a.run(Wrap(Job{Args: []string{"printf", "%s", text}}, runID(), time.Hour)); output != text || code != 0 {
-			t.Errorf("args: exit status %d, output %q", code, output)
-		}
-		if output, code := a.run(Wrap(Job{Command: "printf %s " + quote(text)}, runID(), 0)); output != text || code != 0 {
-			t.Errorf("command: exit status %d, output %q", code, output)
-		}
+		check("args", Spec{Args: []string{"printf", "%s", text}}, text)
+		check("command", Spec{Command: "printf %s " + quote(text)}, text)
+		check("environment", Spec{Command: `printf %s "$A"`, Env: map[string]string{"A": text}}, text)
+		check("script's arguments", Spec{Script: []byte(`printf '%s|' "$@"`), Args: []string{text, "", text}}, text+"||"+text+"|")
 		a.nothingLeft()
 	})
 }

@@ -1,0 +1,48 @@
+# end.sh ends the commands of a run on this node: it tells the watcher of each,
+# and waits. $1 is the run's ID. Its status is
+#
+#   0  nothing of the run is left
+#   1  something goes on after SIGKILL
+#   2  somebody holds the output who can't be found
+#   3  a runner does not answer
+#
+# It makes the guard if there is none. Then the command has not started and never
+# will. Other guards of the run are those of other agents, and of this one before
+# it was restarted in another way.
+exec 3>/dev/null
+claim
+case $? in
+0) cx_new=$cx_dir; sweep ;;
+1) cx_new='' ;;
+2) exit 3 ;;
+esac
+exec 2>/dev/null
+
+# none_starts reports whether no process of this user runs the job. Here it will
+# be turned away, but with another TMPDIR it has its guard elsewhere.
+none_starts() {
+	for cx_process in $(grep -al "consulexec-$cx_id [s]tart" /proc/[0-9]*/cmdline); do
+		! own "${cx_process%/cmdline}" || return 1
+	done
+	return 0
+}
+
+cx_tenths=0
+while :; do
+	cx_code=0
+	for cx_dir in "${TMPDIR:-/tmp}/consulexec-$cx_id-"*; do
+		[ "$cx_dir" != "$cx_new" ] && own "$cx_dir" || continue
+		case $(ended) in
+		'')
+			cx_code=3
+			[ ! -p "$cx_dir/events" ] || echo end 1<>"$cx_dir/events"
+			;;
+		*-left) [ "$cx_code" = 3 ] || cx_code=1 ;;
+		*-unseen) [ "$cx_code" != 0 ] || cx_code=2 ;;
+		esac
+	done
+	[ -z "$cx_new" ] || none_starts || cx_code=3
+	[ "$cx_code" = 3 ] && [ "$cx_tenths" -lt 90 ] || break
+	if sleep 0.2; then cx_tenths=$((cx_tenths + 2)); else sleep 1; cx_tenths=$((cx_tenths + 10)); fi
+done
+exit "$cx_code"

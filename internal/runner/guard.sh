@@ -1,0 +1,50 @@
+# shellcheck shell=sh
+# guard.sh has to do with the guard: the directory of a run on its node. Whoever
+# makes it is the first to act for the run there. Start and end begin with it.
+#
+# Several agents may share a machine or a /tmp. So the name has a checksum of
+# the agent's command line, its directory and the host's name, which a restart
+# of the agent does not change. If somebody else has taken the name, the next of
+# ten counts.
+#
+# The variables have unusual names. To set one that is in the environment would
+# change it for the command.
+cx_sum=$({ cat "/proc/$PPID/cmdline" || ps -o args= -p "$PPID"; pwd; uname -n; } 2>/dev/null | cksum)
+cx_guard=${TMPDIR:-/tmp}/consulexec-$cx_id-${cx_sum%% *}
+
+# own reports whether a directory is there and belongs to this user.
+own() {
+	[ -d "$1" ] && [ ! -h "$1" ] && [ -n "$(find "$1" -prune -user "$(id -u)" 2>/dev/null)" ]
+}
+
+# claim sets cx_dir to the guard. It returns 0 if it has made it, 1 if the guard
+# was there, and 2 if it can't make one and has said why.
+claim() {
+	cx_dir=
+	for cx_n in '' -1 -2 -3 -4 -5 -6 -7 -8 -9; do
+		if own "$cx_guard$cx_n"; then
+			cx_dir=$cx_guard$cx_n
+			return 1
+		fi
+		[ -n "$cx_dir" ] || [ -e "$cx_guard$cx_n" ] || [ -h "$cx_guard$cx_n" ] || cx_dir=$cx_guard$cx_n
+	done
+	cx_dir=${cx_dir:-$cx_guard}
+	cx_why=$(mkdir -m 700 "$cx_dir" 2>&1) && return 0
+	own "$cx_dir" && return 1
+	echo "consulexec: not run: $cx_why"
+	return 2
+}
+
+# ended prints the command's status if the command has ended, and -left or
+# -unseen after it if something of it may go on.
+ended() {
+	for cx_exit in "$cx_dir"/exit-*; do
+		[ ! -e "$cx_exit" ] || echo "${cx_exit##*/exit-}"
+	done
+}
+
+# sweep removes the guard when no further copy of the job is to be expected. It
+# does not wait for that.
+sweep() {
+	/bin/sh -c 'sleep 50; exec rm -rf "$1"' consulexec-sweep "$cx_dir" </dev/null >/dev/null 2>&1 3>&- 6>&- &
+}

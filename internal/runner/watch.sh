@@ -1,0 +1,113 @@
+# watch.sh has to do with what happens while a command runs. One process, the
+# watcher, reads the events from a FIFO, one line each:
+#
+#   leader 123  the leader of the command's group is ready
+#   exit 3      the command has ended with that status
+#   timeout     the time is over
+#   end         the run is cancelled
+#
+# The FIFO ends when leader and output are through: then nobody holds the
+# command's output any more.
+watch() {
+	trap '' HUP INT TERM PIPE
+	IFS=' 
+'
+	cx_code=137 cx_exited='' cx_timed='' cx_ending='' cx_left='' cx_group=''
+	while read -r cx_event cx_value; do
+		case $cx_event in
+		leader)
+			cx_group=$cx_value
+			# Without the word it does not run the command.
+			if [ -n "$cx_ending" ]; then exec 6>&-; else echo go >&6; fi
+			;;
+		exit) cx_code=$cx_value cx_exited=yes ;;
+		timeout)
+			[ -n "$cx_exited$cx_ending" ] || cx_timed=yes
+			[ -n "$cx_ending" ] || end_command
+			;;
+		end) [ -n "$cx_ending" ] || end_command ;;
+		esac
+	done
+	if [ -n "$cx_timed" ]; then
+		cx_code=124
+		echo "consulexec-$cx_id timed out" >&3
+	fi
+	mv "$cx_dir/hold" "$cx_dir/exit-$cx_code$cx_left" # which needs no room on the disk
+	[ -z "$cx_limit" ] || { kill -KILL "$cx_timer"; kill -KILL "-$cx_timer"; }
+	sweep
+	exit
+}
+
+# start_timer starts a process group of its own: a shell and its sleep. The shell
+# may just be starting either. After the timeout it stays until it is killed, so
+# that its number can't belong to another process by then.
+start_timer() {
+	# shellcheck disable=SC2016 # the inner shell expands them
+	$cx_own /bin/sh -c 'sleep "$1"; echo timeout 1<>"$2"; sleep 60' sh "$cx_limit" "$cx_dir/events" </dev/null >/dev/null &
+	cx_timer=$!
+}
+
+# end_command ends the command's group and who else holds its output: by SIGTERM,
+# and 5 s later by SIGKILL. When some are left 2 s after that, it says so and
+# ends the output.
+end_command() {
+	cx_ending=yes
+	[ -n "$cx_group" ] || return 0
+	is_leader || cx_group=
+	signal TERM
+	exec 6>&- # the leader goes when the command has ended
+	cx_tenths=0
+	until gone; do
+		if sleep 0.2; then cx_tenths=$((cx_tenths + 2)); else sleep 1; cx_tenths=$((cx_tenths + 10)); fi
+		[ "$cx_tenths" -lt 50 ] || signal KILL
+		if [ "$cx_tenths" -ge 70 ]; then
+			cx_left=-unseen
+			! group_lives || cx_left=-left
+			kill -KILL "-$cx_pump"
+			return 0
+		fi
+	done
+}
+
+# is_leader reports whether the leader's number is still its own. It is so until
+# hold ends, unless the command has killed the leader.
+is_leader() {
+	if [ -r "/proc/$$/cmdline" ]; then
+		grep -q "consulexec-$cx_id leader" "/proc/$cx_group/cmdline"
+	else
+		ps -o args= -p "$cx_group" | grep -q "consulexec-$cx_id leader"
+	fi
+}
+
+# gone reports whether nothing is left of the command's group and nobody holds
+# its output.
+gone() { ! group_lives && ! kill -0 "$cx_pump"; }
+
+# group_lives does not count zombies, which nobody may ever reap in a container.
+group_lives() {
+	[ -n "$cx_group" ] && kill -0 "-$cx_group" || return 1
+	[ "$cx_tenths" -ge 50 ] && [ -r "/proc/$$/stat" ] || return 0
+	cat /proc/[0-9]*/stat | sed -n "s/.*) \\([A-Z]\\) [0-9]* $cx_group .*/\\1/p" | grep -q '[^ZX]'
+}
+
+# signal sends a signal to the command's group and to who else holds its output.
+# A stopped process has to go on to take it.
+signal() {
+	[ -z "$cx_group" ] || { kill "-$1" "-$cx_group"; kill -CONT "-$cx_group"; }
+	for cx_pid in $(holders); do
+		kill "-$1" "$cx_pid"
+		kill -CONT "$cx_pid"
+	done
+}
+
+# holders prints who holds the command's output and is not in its group, as far
+# as /proc shows it to this user. ksh has the first shell hold it for a moment.
+holders() {
+	cx_line="/^l.w.*\\/${cx_dir##*/}\\/output\$/"
+	for cx_pid in $(ls -l /proc/[0-9]*/fd | sed -n -e 's/^\/proc\///' -e 's/\/fd:$//' -e '/^[0-9]*$/h' -e "$cx_line{g;p;}"); do
+		read -r cx_stat <"/proc/$cx_pid/stat" || continue
+		# shellcheck disable=SC2086 # into words: state, parent, group
+		set -- ${cx_stat##*') '}
+		[ "$3" = "$cx_group" ] || [ "$cx_pid" = $$ ] || echo "$cx_pid"
+	done
+}
