@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"slices"
@@ -11,18 +12,29 @@ import (
 )
 
 // RunCommand is the [Handler] that runs the job on this machine, as an agent
-// does. It runs Args without a shell. Without Args, a shell runs Script from a
-// temporary file, or else Command. The shell is $SHELL, by default /bin/sh, on
-// Windows cmd. RunCommand returns the exit status: 255 if the command cannot
-// start, -1 if a signal ended it. It waits until every process with the
-// command's output has closed it. When ctx ends, it kills the command with its
-// process group.
+// does. If Script is not empty, it first writes Script to an executable file
+// rexec<digits>, which it removes after the command's end. It runs Args without
+// a shell. Without Args, a shell runs the script's file, or else Command. The
+// shell is $SHELL, by default /bin/sh, on Windows cmd. RunCommand returns the
+// exit status: 255 if the command cannot start, -1 if a signal ended it. It
+// waits until every process with the command's output has closed it. When ctx
+// ends, it kills the command with its process group.
+//
+// Each node has a temporary directory of its own. TMPDIR names it in the
+// command's environment, and the script's file is in it. [Server.Close] removes
+// it.
 func RunCommand(ctx context.Context, j *Job) int {
-	cmd, remove, err := command(j)
+	dir, err := j.agent.srv.beginCommand(j.agent.node)
+	if err != nil {
+		return 255
+	}
+	defer j.agent.srv.wg.Done()
+	cmd, remove, err := command(j, dir)
 	if err != nil {
 		return 255
 	}
 	defer remove()
+	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
 	r, w, err := os.Pipe()
 	if err != nil {
 		return 255
@@ -56,30 +68,56 @@ func RunCommand(ctx context.Context, j *Job) int {
 	return cmd.ProcessState.ExitCode()
 }
 
-// command returns the command to run, and a function that removes its script
-// file.
-func command(j *Job) (cmd *exec.Cmd, remove func(), err error) {
-	switch {
-	case len(j.Args) > 0:
-		return exec.Command(j.Args[0], j.Args[1:]...), func() {}, nil
-	case len(j.Script) > 0:
-		name, err := writeScript(j.Script)
-		if err != nil {
+// beginCommand returns the node's temporary directory and creates it if it does
+// not exist yet. After that, Close waits for a call of wg.Done. After Close,
+// beginCommand fails.
+func (s *Server) beginCommand(n *node) (dir string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return "", http.ErrServerClosed
+	}
+	if s.tempDir == "" {
+		if s.tempDir, err = os.MkdirTemp("", "exectest"); err != nil {
+			return "", err
+		}
+	}
+	if n.tempDir == "" {
+		if n.tempDir, err = os.MkdirTemp(s.tempDir, "node"); err != nil {
+			return "", err
+		}
+	}
+	s.wg.Add(1)
+	return n.tempDir, nil
+}
+
+// command returns the command to run, and a function that removes the script's
+// file in dir.
+func command(j *Job, dir string) (cmd *exec.Cmd, remove func(), err error) {
+	script, remove := "", func() {}
+	if len(j.Script) > 0 {
+		if script, err = writeScript(j.Script, dir); err != nil {
 			return nil, nil, err
 		}
-		return shell(name), func() { os.Remove(name) }, nil
+		remove = func() { os.Remove(script) }
+	}
+	switch {
+	case len(j.Args) > 0:
+		return exec.Command(j.Args[0], j.Args[1:]...), remove, nil
+	case script != "":
+		return shell(script), remove, nil
 	default:
-		return shell(j.Command), func() {}, nil
+		return shell(j.Command), remove, nil
 	}
 }
 
-// writeScript writes an executable file. ForkLock keeps other processes from
-// starting meanwhile: they would inherit the file, and a file that is open for
-// writing cannot be executed.
-func writeScript(script []byte) (name string, err error) {
+// writeScript writes an executable file in dir. ForkLock keeps other processes
+// from starting meanwhile: they would inherit the file, and a file that is open
+// for writing cannot be executed.
+func writeScript(script []byte, dir string) (name string, err error) {
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
-	f, err := os.CreateTemp("", "rexec")
+	f, err := os.CreateTemp(dir, "rexec")
 	if err != nil {
 		return "", err
 	}

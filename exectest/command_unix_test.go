@@ -65,6 +65,70 @@ func TestRunCommand(t *testing.T) {
 	}
 }
 
+// TestArgsWithScript runs programs that read the script's file, or remove it.
+func TestArgsWithScript(t *testing.T) {
+	srv := NewServer(Node("web-1"))
+	defer srv.Close()
+	for args, want := range map[string]string{
+		`ls -l "$TMPDIR" | cut -c1-10 | tail -n1; cat "$TMPDIR"/rexec*[0-9]`: "-rwxr-x---\ndata",
+		`cat "$TMPDIR"/rexec*; rm "$TMPDIR"/rexec*`:                          "data",
+	} {
+		job := spec{Args: []string{"/bin/sh", "-c", args}, Script: []byte("data"), Command: "echo command", Wait: time.Hour}
+		_, dir := submit(t, srv.Client(), job, api.UserEvent{})
+		keys := await(t, srv.Client(), dir, has("web-1/exit"))
+		if output(keys) != want || keys["web-1/exit"] != "0" {
+			t.Errorf("%s: output is %q, want %q; exit is %s", args, output(keys), want, keys["web-1/exit"])
+		}
+		if files, err := os.ReadDir(srv.node("web-1").tempDir); err != nil || len(files) > 0 {
+			t.Errorf("%s: files after the command: %v, %v", args, files, err)
+		}
+	}
+}
+
+// TestTempDir checks that each node has one temporary directory, that the
+// script's file is there, and that Close removes it.
+func TestTempDir(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	srv := NewServer(Node("web-1"), Node("web-2"), Datacenter("west", Node("web-1")))
+	defer srv.Close()
+	other := NewServer(Node("web-1"))
+	defer other.Close()
+	seen := map[string]bool{}
+	run := func(srv *Server, n *node) {
+		var place strings.Builder
+		script := []byte("#!/bin/sh\nprintf '%s %s' \"$TMPDIR\" \"${0%/rexec*}\"")
+		if code := RunCommand(t.Context(), &Job{Script: script, Output: &place, agent: &agent{srv: srv, node: n}}); code != 0 {
+			t.Errorf("exit is %d", code)
+		}
+		seen[place.String()] = true
+		if dir, script, _ := strings.Cut(place.String(), " "); dir != script {
+			t.Errorf("TMPDIR is %s, and the script is in %s", dir, script)
+		}
+	}
+	for range 2 {
+		for _, dc := range srv.dcs {
+			for _, n := range dc.nodes {
+				run(srv, n)
+			}
+		}
+		run(other, other.self)
+	}
+	if len(seen) != 4 {
+		t.Errorf("4 nodes have the directories %v", seen)
+	}
+	srv.Close()
+	if files, err := os.ReadDir(os.Getenv("TMPDIR")); err != nil || len(files) != 1 {
+		t.Errorf("directories after the first of two Closes: %v, %v", files, err)
+	}
+	other.Close()
+	if files, err := os.ReadDir(os.Getenv("TMPDIR")); err != nil || len(files) != 0 {
+		t.Errorf("directories after both Closes: %v, %v", files, err)
+	}
+	if code := RunCommand(t.Context(), &Job{Command: "true", agent: &agent{srv: srv, node: srv.self}}); code != 255 {
+		t.Errorf("exit after Close is %d, want 255", code)
+	}
+}
+
 func TestShell(t *testing.T) {
 	shell := filepath.Join(t.TempDir(), "shell")
 	if err := os.WriteFile(shell, []byte("#!/bin/sh\necho \"my shell: $*\"\n"), 0o700); err != nil {

@@ -28,12 +28,13 @@
 // If Consul allows a range of durations, the longest applies: a session lives
 // for twice its TTL, and a blocking query waits a sixteenth longer than asked.
 // Gossip is immediate and complete; see [AckAfter], [MissEvents] and
-// [RepeatEvents]. The API answers whichever nodes are
-// killed, since it belongs to none of them. Filter expressions (filter=)
-// consist of clauses joined by and: selector == "value", != "value", matches
-// "regexp" or not matches "regexp". Any other expression is refused with a 400.
-// A transaction may have 64 operations, as in Consul up to 1.12. Answers are
-// not compressed. Tokens are ignored; see [Denied].
+// [RepeatEvents]. Each node has a temporary directory of its own, but commands
+// of all nodes share the other files of this machine and its processes. The API
+// answers whichever nodes are killed, since it belongs to none of them. Filter
+// expressions (filter=) consist of clauses joined by and: selector == "value",
+// != "value", matches "regexp" or not matches "regexp". Any other expression is
+// refused with a 400. A transaction may have 64 operations, as in Consul up to
+// 1.12. Answers are not compressed. Tokens are ignored; see [Denied].
 package exectest
 
 import (
@@ -42,6 +43,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -71,7 +73,8 @@ type Server struct {
 	closed   bool
 	faults   []*Fault
 	requests []Request
-	groups   []int // process groups that commands left running
+	groups   []int  // process groups that commands left running
+	tempDir  string // has a directory for each node; empty before any command
 }
 
 // An Option configures a cluster for [NewServer].
@@ -187,6 +190,9 @@ func (s *Server) Close() {
 	}
 	s.wg.Wait()
 	s.killGroups()
+	if s.tempDir != "" {
+		os.RemoveAll(s.tempDir)
+	}
 }
 
 // Client returns a new client that reaches the cluster without a socket. It
