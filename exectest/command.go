@@ -17,18 +17,26 @@ import (
 // a shell. Without Args, a shell runs the script's file, or else Command. The
 // shell is $SHELL, by default /bin/sh, on Windows cmd. RunCommand returns the
 // exit status: 255 if the command cannot start, -1 if a signal ended it. It
-// waits until every process with the command's output has closed it. When ctx
-// ends, it kills the command with its process group.
+// waits until every process with the command's output has closed it.
 //
 // Each node has a temporary directory of its own. TMPDIR names it in the
 // command's environment, and the script's file is in it. [Server.Close] removes
 // it.
+//
+// When ctx ends, RunCommand kills the command. On Unix it also kills the
+// command's process group and all descendants of the group's processes, on
+// Windows all descendants of the command. A process that left the group stays
+// alive if its parent has ended, as a daemon's has. When the server closes, it
+// also kills the rest of the groups of all earlier commands. On Linux it then
+// kills every process that has the TMPDIR of one of its nodes, so only those
+// survive that have a different one as well.
 func RunCommand(ctx context.Context, j *Job) int {
-	dir, err := j.agent.srv.beginCommand(j.agent.node)
+	s := j.agent.srv
+	dir, err := s.beginCommand(j.agent.node)
 	if err != nil {
 		return 255
 	}
-	defer j.agent.srv.wg.Done()
+	defer s.wg.Done()
 	cmd, remove, err := command(j, dir)
 	if err != nil {
 		return 255
@@ -47,21 +55,22 @@ func RunCommand(ctx context.Context, j *Job) int {
 	if err != nil {
 		return 255
 	}
+	pid := cmd.Process.Pid
+	s.addGroup(pid)
 	// Wait only after the output ends: until then the process ID, which is also
 	// the group's, cannot be reused.
 	killed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(killed)
-		killGroup(cmd.Process.Pid)
+		s.killGroup(pid)
 		r.Close()
 	})
 	io.Copy(j.Output, r)
 	err = cmd.Wait()
-	if stop() {
-		j.agent.srv.keepGroup(cmd.Process.Pid)
-	} else {
+	if !stop() {
 		<-killed
 	}
+	s.pruneGroups()
 	if err != nil && cmd.ProcessState == nil {
 		return 1
 	}
@@ -129,20 +138,35 @@ func writeScript(script []byte, dir string) (name string, err error) {
 	return f.Name(), err
 }
 
-// keepGroup records the process group of an ended command if it still has
-// processes. Close kills them.
-func (s *Server) keepGroup(pid int) {
+// addGroup records the process group of a command that has started.
+func (s *Server) addGroup(pid int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.groups = slices.DeleteFunc(append(s.groups, pid), func(pid int) bool { return !groupAlive(pid) })
+	s.groups = append(s.groups, pid)
 }
 
-// killGroups kills the processes left by ended commands.
-func (s *Server) killGroups() {
+// pruneGroups forgets the groups without any process.
+func (s *Server) pruneGroups() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, pid := range s.groups {
-		killGroup(pid)
+	s.groups = slices.DeleteFunc(s.groups, func(pid int) bool { return !groupAlive(pid) })
+}
+
+// killGroup kills a command's group, unless Close has done so with all of them.
+func (s *Server) killGroup(pid int) {
+	s.mu.Lock()
+	recorded := slices.Contains(s.groups, pid)
+	s.mu.Unlock()
+	if recorded {
+		killTrees([]int{pid})
 	}
+}
+
+// killGroups kills the groups of all commands, and forgets them.
+func (s *Server) killGroups() {
+	s.mu.Lock()
+	groups := s.groups
 	s.groups = nil
+	s.mu.Unlock()
+	killTrees(groups)
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -281,4 +282,24 @@ func TestManyScripts(t *testing.T) {
 		}
 		return exited == count
 	})
+}
+
+func TestAddDescendants(t *testing.T) {
+	table := []process{
+		{1, 0, 1}, {10, 1, 10}, {11, 1, 10}, // 10 has lost 11, a member of its group
+		{24, 23, 24}, {23, 11, 23}, {20, 10, 20}, {21, 20, 20}, {12, 21, 10},
+		{30, 1, 30}, {31, 30, 30}, // lost by a parent that has ended
+		{40, 1, 40}, {41, 40, 40}, {50, 1, 50}, {51, 50, 50},
+	}
+	for _, test := range []struct{ pids, groups, want []int }{
+		{nil, nil, nil},
+		{nil, []int{9}, nil},
+		{nil, []int{10}, []int{23, 20, 21, 24}},
+		{[]int{20, 30}, []int{10}, []int{20, 30, 23, 21, 31, 24}},
+		{nil, []int{40, 10}, []int{23, 20, 21, 24}},
+	} {
+		if got := addDescendants(slices.Clone(test.pids), test.groups, table); !slices.Equal(got, test.want) {
+			t.Errorf("of %v and groups %v: %v, want %v", test.pids, test.groups, got, test.want)
+		}
+	}
 }

@@ -73,7 +73,7 @@ type Server struct {
 	closed   bool
 	faults   []*Fault
 	requests []Request
-	groups   []int  // process groups that commands left running
+	groups   []int  // process groups of commands, also of those that ended
 	tempDir  string // has a directory for each node; empty before any command
 }
 
@@ -169,10 +169,10 @@ func (s *Server) listen() {
 	})
 }
 
-// Close ends the cluster. Running requests fail. Every process started by a
-// node is killed, on Unix together with its process group. When the first Close
-// returns, the cluster has no goroutine and no temporary file left. A second
-// Close does nothing and does not wait for the first.
+// Close ends the cluster. Running requests fail. The commands of its nodes are
+// killed, with what they started; [RunCommand] says how far that goes. When the
+// first Close returns, the cluster has no goroutine and no temporary file left.
+// A second Close does nothing and does not wait for the first.
 func (s *Server) Close() {
 	s.mu.Lock()
 	closed := s.closed
@@ -184,13 +184,15 @@ func (s *Server) Close() {
 	if closed {
 		return
 	}
+	s.killGroups()
 	s.cancel()
 	if s.web != nil {
 		s.web.Close()
 	}
 	s.wg.Wait()
-	s.killGroups()
+	s.killGroups() // of commands that started meanwhile
 	if s.tempDir != "" {
+		killStrays(s.tempDir)
 		os.RemoveAll(s.tempDir)
 	}
 }
