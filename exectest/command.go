@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -70,7 +71,7 @@ func RunCommand(ctx context.Context, j *Job) int {
 	if !stop() {
 		<-killed
 	}
-	s.pruneGroups()
+	s.endGroup(pid)
 	if err != nil && cmd.ProcessState == nil {
 		return 1
 	}
@@ -142,22 +143,24 @@ func writeScript(script []byte, dir string) (name string, err error) {
 func (s *Server) addGroup(pid int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.groups = append(s.groups, pid)
+	s.groups[pid] = true
 }
 
-// pruneGroups forgets the groups without any process.
-func (s *Server) pruneGroups() {
+// endGroup records that a command has ended. It forgets the groups of ended
+// commands that have no process left.
+func (s *Server) endGroup(pid int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.groups = slices.DeleteFunc(s.groups, func(pid int) bool { return !groupAlive(pid) })
+	s.groups[pid] = false
+	maps.DeleteFunc(s.groups, func(pid int, running bool) bool { return !running && !groupAlive(pid) })
 }
 
 // killGroup kills a command's group, unless Close has done so with all of them.
 func (s *Server) killGroup(pid int) {
 	s.mu.Lock()
-	recorded := slices.Contains(s.groups, pid)
+	running := s.groups[pid]
 	s.mu.Unlock()
-	if recorded {
+	if running {
 		killTrees([]int{pid})
 	}
 }
@@ -165,8 +168,8 @@ func (s *Server) killGroup(pid int) {
 // killGroups kills the groups of all commands, and forgets them.
 func (s *Server) killGroups() {
 	s.mu.Lock()
-	groups := s.groups
-	s.groups = nil
+	groups := slices.Collect(maps.Keys(s.groups))
+	clear(s.groups)
 	s.mu.Unlock()
 	killTrees(groups)
 }

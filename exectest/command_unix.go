@@ -26,9 +26,10 @@ func ownGroup(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: t
 
 // killTrees kills the process groups and all descendants of their members. It
 // stops them first: one that runs could start another process unnoticed, and
-// its children would lose their parent when it ends. Children are killed before
-// their parents. Otherwise their group might become an orphan, and the kernel
-// resumes such a group.
+// its children would lose their parent when it ends. A process that was just
+// starting another one finishes that before it stops. Children are killed
+// before their parents. Otherwise their group might become an orphan, and the
+// kernel resumes such a group.
 func killTrees(groups []int) {
 	if len(groups) == 0 {
 		return
@@ -37,8 +38,9 @@ func killTrees(groups []int) {
 	for range maxScans {
 		signalGroups(groups, syscall.SIGSTOP)
 		known := len(pids)
-		pids = addDescendants(pids, groups, processes())
-		if len(pids) == known {
+		var running bool
+		pids, running = addDescendants(pids, groups, processes())
+		if len(pids) == known && !running {
 			break
 		}
 		for _, pid := range pids[known:] {
@@ -58,11 +60,15 @@ func signalGroups(groups []int, signal syscall.Signal) {
 }
 
 // A process is an entry of the process table.
-type process struct{ pid, parent, group int }
+type process struct {
+	pid, parent, group int
+	running            bool // not stopped, and not waiting either
+}
 
 // addDescendants appends to pids the descendants of pids and of the groups'
-// members, parents first. It leaves the groups' members out.
-func addDescendants(pids, groups []int, table []process) []int {
+// members, parents first. It leaves the groups' members out. It also reports
+// whether any of these or of the members is running.
+func addDescendants(pids, groups []int, table []process) (all []int, running bool) {
 	found := map[int]bool{}
 	for _, pid := range pids {
 		found[pid] = true
@@ -80,7 +86,8 @@ func addDescendants(pids, groups []int, table []process) []int {
 			}
 		}
 	}
-	return pids
+	running = slices.ContainsFunc(table, func(p process) bool { return p.running && found[p.pid] })
+	return pids, running
 }
 
 // groupAlive reports whether the group has any process.

@@ -285,21 +285,29 @@ func TestManyScripts(t *testing.T) {
 }
 
 func TestAddDescendants(t *testing.T) {
-	table := []process{
-		{1, 0, 1}, {10, 1, 10}, {11, 1, 10}, // 10 has lost 11, a member of its group
+	var table []process
+	for _, p := range [][3]int{
+		{1, 0, 1}, {10, 1, 10}, {11, 1, 10}, // 11 has lost its parent, but is in group 10
 		{24, 23, 24}, {23, 11, 23}, {20, 10, 20}, {21, 20, 20}, {12, 21, 10},
-		{30, 1, 30}, {31, 30, 30}, // lost by a parent that has ended
-		{40, 1, 40}, {41, 40, 40}, {50, 1, 50}, {51, 50, 50},
-	}
-	for _, test := range []struct{ pids, groups, want []int }{
-		{nil, nil, nil},
-		{nil, []int{9}, nil},
-		{nil, []int{10}, []int{23, 20, 21, 24}},
-		{[]int{20, 30}, []int{10}, []int{20, 30, 23, 21, 31, 24}},
-		{nil, []int{40, 10}, []int{23, 20, 21, 24}},
+		{30, 1, 30}, {31, 30, 30}, {40, 1, 40}, {41, 40, 40},
 	} {
-		if got := addDescendants(slices.Clone(test.pids), test.groups, table); !slices.Equal(got, test.want) {
-			t.Errorf("of %v and groups %v: %v, want %v", test.pids, test.groups, got, test.want)
+		table = append(table, process{pid: p[0], parent: p[1], group: p[2], running: p[0] == 24 || p[0] == 41})
+	}
+	for _, test := range []struct {
+		pids, groups, want []int
+		running            bool
+	}{
+		{nil, nil, nil, false},
+		{nil, []int{9}, nil, false},
+		{nil, []int{10}, []int{23, 20, 21, 24}, true},
+		{[]int{20, 30}, []int{10}, []int{20, 30, 23, 21, 31, 24}, true},
+		{nil, []int{30}, nil, false},
+		{nil, []int{40}, nil, true},
+		{[]int{30}, nil, []int{30, 31}, false},
+	} {
+		got, running := addDescendants(slices.Clone(test.pids), test.groups, table)
+		if !slices.Equal(got, test.want) || running != test.running {
+			t.Errorf("of %v and groups %v: %v, %v; want %v, %v", test.pids, test.groups, got, running, test.want, test.running)
 		}
 	}
 }

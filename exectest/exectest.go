@@ -73,8 +73,8 @@ type Server struct {
 	closed   bool
 	faults   []*Fault
 	requests []Request
-	groups   []int  // process groups of commands, also of those that ended
-	tempDir  string // has a directory for each node; empty before any command
+	groups   map[int]bool // process groups of commands; false if the command has ended
+	tempDir  string       // has a directory for each node; empty before any command
 }
 
 // An Option configures a cluster for [NewServer].
@@ -114,7 +114,7 @@ func LocalDatacenter(name string) Option {
 // NewServer starts a cluster. The caller must call [Server.Close]. It panics if
 // it cannot listen on a loopback port.
 func NewServer(opts ...Option) *Server {
-	s := &Server{}
+	s := &Server{groups: map[int]bool{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.addDatacenter("dc1", opts)
 	s.mux = s.routes()
@@ -184,7 +184,7 @@ func (s *Server) Close() {
 	if closed {
 		return
 	}
-	s.killGroups()
+	s.killGroups() // with few scans, not with some for each command
 	s.cancel()
 	if s.web != nil {
 		s.web.Close()

@@ -19,6 +19,7 @@ func processes() []process {
 		stat = stat[bytes.LastIndexByte(stat, ')')+1:]
 		var state string
 		if _, err := fmt.Sscan(string(stat), &state, &p.parent, &p.group); err == nil {
+			p.running = state == "R"
 			table = append(table, p)
 		}
 	}

@@ -10,11 +10,13 @@ import (
 
 // processes returns the process table.
 func processes() []process {
-	output, _ := exec.Command("ps", "-A", "-o", "pid=", "-o", "ppid=", "-o", "pgid=").Output()
+	output, _ := exec.Command("ps", "-A", "-o", "pid=", "-o", "ppid=", "-o", "pgid=", "-o", "stat=").Output()
 	var table []process
 	for line := range strings.Lines(string(output)) {
 		var p process
-		if _, err := fmt.Sscan(line, &p.pid, &p.parent, &p.group); err == nil {
+		var state string
+		if _, err := fmt.Sscan(line, &p.pid, &p.parent, &p.group, &state); err == nil {
+			p.running = state[0] == 'R'
 			table = append(table, p)
 		}
 	}
