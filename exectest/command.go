@@ -26,11 +26,11 @@ import (
 //
 // When ctx ends, RunCommand kills the command. On Unix it also kills the
 // command's process group and all descendants of the group's processes, on
-// Windows all descendants of the command. A process that left the group stays
-// alive if its parent has ended, as a daemon's has. When the server closes, it
-// also kills the rest of the groups of all earlier commands. On Linux it then
-// kills every process that has the TMPDIR of one of its nodes, so only those
-// survive that have a different one as well.
+// Windows all descendants of the command. Processes of other commands stay
+// alive. So does a daemon: a process that left the group and whose parent has
+// ended. When the server closes, it also kills the rest of the groups of earlier
+// commands. On Linux it then kills every process that started with the TMPDIR of
+// one of its nodes, so only a daemon with another TMPDIR survives.
 func RunCommand(ctx context.Context, j *Job) int {
 	s := j.agent.srv
 	dir, err := s.beginCommand(j.agent.node)

@@ -48,7 +48,7 @@ func readProc(pid int, file string) []byte {
 // killStrays kills every process that has started with a TMPDIR below dir. It
 // kills until two scans in a row find none: one scan may miss a process whose
 // parent ends meanwhile, or that has no environment for a moment while it loads
-// a new program.
+// a new program. Both may miss a process that replaces itself all the time.
 func killStrays(dir string) {
 	mark := []byte("\x00TMPDIR=" + dir + "/")
 	clean := 0
