@@ -28,9 +28,9 @@ import (
 // command's process group and all descendants of the group's processes, on
 // Windows all descendants of the command. Processes of other commands stay
 // alive. So does a daemon: a process that left the group and whose parent has
-// ended. When the server closes, it also kills the rest of the groups of earlier
-// commands. On Linux it then kills every process that started with the TMPDIR of
-// one of its nodes, so only a daemon with another TMPDIR survives.
+// ended. When the server closes, it also kills the rest of the groups of
+// earlier commands. On Linux it then kills every process that started with the
+// TMPDIR of one of its nodes, so only a daemon with another TMPDIR survives.
 func RunCommand(ctx context.Context, j *Job) int {
 	s := j.agent.srv
 	dir, err := s.beginCommand(j.agent.node)
