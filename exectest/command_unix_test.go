@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -62,6 +63,70 @@ func TestRunCommand(t *testing.T) {
 				t.Errorf("%d chunks, want %d", got, test.chunks)
 			}
 		})
+	}
+}
+
+// TestArgsWithScript runs programs that read the script's file, or remove it.
+func TestArgsWithScript(t *testing.T) {
+	srv := NewServer(Node("web-1"))
+	defer srv.Close()
+	for args, want := range map[string]string{
+		`ls -l "$TMPDIR" | cut -c1-10 | tail -n1; cat "$TMPDIR"/rexec*[0-9]`: "-rwxr-x---\ndata",
+		`cat "$TMPDIR"/rexec*; rm "$TMPDIR"/rexec*`:                          "data",
+	} {
+		job := spec{Args: []string{"/bin/sh", "-c", args}, Script: []byte("data"), Command: "echo command", Wait: time.Hour}
+		_, dir := submit(t, srv.Client(), job, api.UserEvent{})
+		keys := await(t, srv.Client(), dir, has("web-1/exit"))
+		if output(keys) != want || keys["web-1/exit"] != "0" {
+			t.Errorf("%s: output is %q, want %q; exit is %s", args, output(keys), want, keys["web-1/exit"])
+		}
+		if files, err := os.ReadDir(srv.node("web-1").tempDir); err != nil || len(files) > 0 {
+			t.Errorf("%s: files after the command: %v, %v", args, files, err)
+		}
+	}
+}
+
+// TestTempDir checks that each node has one temporary directory, that the
+// script's file is there, and that Close removes it.
+func TestTempDir(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	srv := NewServer(Node("web-1"), Node("web-2"), Datacenter("west", Node("web-1")))
+	defer srv.Close()
+	other := NewServer(Node("web-1"))
+	defer other.Close()
+	seen := map[string]bool{}
+	run := func(srv *Server, n *node) {
+		var place strings.Builder
+		script := []byte("#!/bin/sh\nprintf '%s %s' \"$TMPDIR\" \"${0%/rexec*}\"")
+		if code := RunCommand(t.Context(), &Job{Script: script, Output: &place, agent: &agent{srv: srv, node: n}}); code != 0 {
+			t.Errorf("exit is %d", code)
+		}
+		seen[place.String()] = true
+		if dir, script, _ := strings.Cut(place.String(), " "); dir != script {
+			t.Errorf("TMPDIR is %s, and the script is in %s", dir, script)
+		}
+	}
+	for range 2 {
+		for _, dc := range srv.dcs {
+			for _, n := range dc.nodes {
+				run(srv, n)
+			}
+		}
+		run(other, other.self)
+	}
+	if len(seen) != 4 {
+		t.Errorf("4 nodes have the directories %v", seen)
+	}
+	srv.Close()
+	if files, err := os.ReadDir(os.Getenv("TMPDIR")); err != nil || len(files) != 1 {
+		t.Errorf("directories after the first of two Closes: %v, %v", files, err)
+	}
+	other.Close()
+	if files, err := os.ReadDir(os.Getenv("TMPDIR")); err != nil || len(files) != 0 {
+		t.Errorf("directories after both Closes: %v, %v", files, err)
+	}
+	if code := RunCommand(t.Context(), &Job{Command: "true", agent: &agent{srv: srv, node: srv.self}}); code != 255 {
+		t.Errorf("exit after Close is %d, want 255", code)
 	}
 }
 
@@ -217,4 +282,32 @@ func TestManyScripts(t *testing.T) {
 		}
 		return exited == count
 	})
+}
+
+func TestAddDescendants(t *testing.T) {
+	var table []process
+	for _, p := range [][3]int{
+		{1, 0, 1}, {10, 1, 10}, {11, 1, 10}, // 11 has lost its parent, but is in group 10
+		{24, 23, 24}, {23, 11, 23}, {20, 10, 20}, {21, 20, 20}, {12, 21, 10},
+		{30, 1, 30}, {31, 30, 30}, {40, 1, 40}, {41, 40, 40},
+	} {
+		table = append(table, process{pid: p[0], parent: p[1], group: p[2], running: p[0] == 24 || p[0] == 41})
+	}
+	for _, test := range []struct {
+		pids, groups, want []int
+		running            bool
+	}{
+		{nil, nil, nil, false},
+		{nil, []int{9}, nil, false},
+		{nil, []int{10}, []int{23, 20, 21, 24}, true},
+		{[]int{20, 30}, []int{10}, []int{20, 30, 23, 21, 31, 24}, true},
+		{nil, []int{30}, nil, false},
+		{nil, []int{40}, nil, true},
+		{[]int{30}, nil, []int{30, 31}, false},
+	} {
+		got, running := addDescendants(slices.Clone(test.pids), test.groups, table)
+		if !slices.Equal(got, test.want) || running != test.running {
+			t.Errorf("of %v and groups %v: %v, %v; want %v, %v", test.pids, test.groups, got, running, test.want, test.running)
+		}
+	}
 }

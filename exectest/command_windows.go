@@ -20,10 +20,15 @@ func shell(script string) *exec.Cmd {
 // ownGroup does nothing: taskkill finds a process by its parent.
 func ownGroup(*exec.Cmd) {}
 
-// killGroup kills the command and its descendants.
-func killGroup(pid int) {
-	exec.Command("taskkill", "/T", "/F", "/PID", strconv.Itoa(pid)).Run()
+// killTrees kills the commands and their descendants.
+func killTrees(pids []int) {
+	for _, pid := range pids {
+		exec.Command("taskkill", "/T", "/F", "/PID", strconv.Itoa(pid)).Run()
+	}
 }
+
+// killStrays does nothing: nobody may read the environment of a process.
+func killStrays(string) {}
 
 // groupAlive returns false: the children of an ended process cannot be found.
 func groupAlive(int) bool { return false }

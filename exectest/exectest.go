@@ -28,12 +28,13 @@
 // If Consul allows a range of durations, the longest applies: a session lives
 // for twice its TTL, and a blocking query waits a sixteenth longer than asked.
 // Gossip is immediate and complete; see [AckAfter], [MissEvents] and
-// [RepeatEvents]. The API answers whichever nodes are
-// killed, since it belongs to none of them. Filter expressions (filter=)
-// consist of clauses joined by and: selector == "value", != "value", matches
-// "regexp" or not matches "regexp". Any other expression is refused with a 400.
-// A transaction may have 64 operations, as in Consul up to 1.12. Answers are
-// not compressed. Tokens are ignored; see [Denied].
+// [RepeatEvents]. Each node has a temporary directory of its own, but commands
+// of all nodes share the other files of this machine and its processes. The API
+// answers whichever nodes are killed, since it belongs to none of them. Filter
+// expressions (filter=) consist of clauses joined by and: selector == "value",
+// != "value", matches "regexp" or not matches "regexp". Any other expression is
+// refused with a 400. A transaction may have 64 operations, as in Consul up to
+// 1.12. Answers are not compressed. Tokens are ignored; see [Denied].
 package exectest
 
 import (
@@ -42,6 +43,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -71,7 +73,8 @@ type Server struct {
 	closed   bool
 	faults   []*Fault
 	requests []Request
-	groups   []int // process groups that commands left running
+	groups   map[int]bool // process groups of commands; false if the command has ended
+	tempDir  string       // has a directory for each node; empty before any command
 }
 
 // An Option configures a cluster for [NewServer].
@@ -111,7 +114,7 @@ func LocalDatacenter(name string) Option {
 // NewServer starts a cluster. The caller must call [Server.Close]. It panics if
 // it cannot listen on a loopback port.
 func NewServer(opts ...Option) *Server {
-	s := &Server{}
+	s := &Server{groups: map[int]bool{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.addDatacenter("dc1", opts)
 	s.mux = s.routes()
@@ -166,10 +169,10 @@ func (s *Server) listen() {
 	})
 }
 
-// Close ends the cluster. Running requests fail. Every process started by a
-// node is killed, on Unix together with its process group. When the first Close
-// returns, the cluster has no goroutine and no temporary file left. A second
-// Close does nothing and does not wait for the first.
+// Close ends the cluster. Running requests fail. The commands of its nodes are
+// killed, with what they started; [RunCommand] says how far that goes. When the
+// first Close returns, the cluster has no goroutine and no temporary file left.
+// A second Close does nothing and does not wait for the first.
 func (s *Server) Close() {
 	s.mu.Lock()
 	closed := s.closed
@@ -181,12 +184,17 @@ func (s *Server) Close() {
 	if closed {
 		return
 	}
+	s.killGroups() // with few scans, not with some for each command
 	s.cancel()
 	if s.web != nil {
 		s.web.Close()
 	}
 	s.wg.Wait()
-	s.killGroups()
+	s.killGroups() // of commands that started meanwhile
+	if s.tempDir != "" {
+		killStrays(s.tempDir)
+		os.RemoveAll(s.tempDir)
+	}
 }
 
 // Client returns a new client that reaches the cluster without a socket. It

@@ -42,6 +42,7 @@ type node struct {
 	misses      int // how many more events miss the node
 	generation  int // of its agent; grows when the agent starts or ends
 	executions  int
+	tempDir     string // empty until its first command
 	createIndex uint64
 	modifyIndex uint64
 }
@@ -120,11 +121,15 @@ type Job struct {
 	Session string
 
 	// The agent runs Args if not empty, otherwise Script if not empty,
-	// otherwise Command. With consulexec.WithTimeout or
-	// consulexec.WithKillOnCancel these hold a shell program that can end the
-	// command, which is among its Args or at the end of its Script. When a run
-	// WithKillOnCancel is cancelled, the Handler is also called for the job
-	// that ends the command.
+	// otherwise Command. If it has Args and Script, the program in Args finds
+	// Script in a file: see [RunCommand].
+	//
+	// The options WithScript, WithTimeout, WithKillOnCancel, WithEnv, WithDir,
+	// WithStdin and WithMaxOutput of consulexec set both. Args then is a shell
+	// program with its arguments, among which are the command or the arguments
+	// given. Script is that program's data: a header line, the script, the
+	// input and the environment. When a run WithKillOnCancel is cancelled, the
+	// Handler is also called for the job that ends the command.
 	Command string
 	Args    []string
 	Script  []byte
