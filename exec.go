@@ -36,10 +36,12 @@ type Exec struct {
 
 // New prepares to run command on every node that the options select. The shell
 // of the node's agent runs it: $SHELL with -c, or /bin/sh if the agent has no
-// $SHELL. With WithScript and WithArgs command has to be empty. New touches no
-// network. Its error has everything that is wrong: with the command and the
-// options, each as an *OptionError, or ErrNoCommand; and with Consul's
-// environment variables, if there is no WithConfig and no WithClient.
+// $SHELL. WithShell names another. The command is valid UTF-8 of under 128 KiB,
+// without a NUL byte. With WithScript and WithArgs it has to be empty.
+//
+// New touches no network. Its error has everything that is wrong: with the
+// command and the options, each as an *OptionError, or ErrNoCommand; and with
+// Consul's environment variables, if there is no WithConfig and no WithClient.
 func New(command string, options ...Option) (*Exec, error) {
 	config, errs := newConfig(command, options)
 	for i, err := range errs {
