@@ -594,14 +594,25 @@ func (r *run) report(rec reader.Record, now time.Time) bool {
 		}
 		r.log.Debug("exit", "node", rec.Node, "code", code)
 		r.emit(Event{Type: EventExit, Node: rec.Node, ExitCode: code})
-	case !r.state.output(rec.Node, rec.Value, now):
+	default:
+		return r.reportOutput(rec, now)
+	}
+	return true
+}
+
+// reportOutput is report for output and heartbeats. Output beyond the limit is
+// a sign of life and nothing else.
+func (r *run) reportOutput(rec reader.Record, now time.Time) bool {
+	part, counts := r.state.output(rec.Node, rec.Value, now)
+	switch {
+	case !counts:
 		return false
 	case len(rec.Value) == 0:
 		r.log.Debug("heartbeat", "node", rec.Node)
 		r.emit(Event{Type: EventHeartbeat, Node: rec.Node})
-	default:
-		r.log.Debug("output", "node", rec.Node, "bytes", len(rec.Value))
-		r.emit(Event{Type: EventOutput, Node: rec.Node, Output: rec.Value})
+	case len(part) > 0:
+		r.log.Debug("output", "node", rec.Node, "bytes", len(part))
+		r.emit(Event{Type: EventOutput, Node: rec.Node, Output: part})
 	}
 	return true
 }
