@@ -14,6 +14,23 @@ import (
 	"github.com/consulexec/consulexec/internal/runtest"
 )
 
+// TestShell checks what an agent runs, which needs no other shell.
+func TestShell(t *testing.T) {
+	var got exectest.Job
+	takes := func(_ context.Context, j *exectest.Job) int {
+		got = *j
+		return 0
+	}
+	runtest.Bubble(t, []exectest.Option{runtest.Node("a", takes)}, func(t *testing.T, srv *exectest.Server) {
+		if _, _, err := runtest.Execute(t, srv.Client(), "echo  $x", consulexec.WithShell("powershell")); err != nil {
+			t.Fatal(err)
+		}
+		if want := []string{"powershell", "-c", "echo  $x"}; !slices.Equal(got.Args, want) || got.Command != "" || got.Script != nil {
+			t.Errorf("the agent runs %q, %q, %q; want the arguments %q", got.Command, got.Script, got.Args, want)
+		}
+	})
+}
+
 // TestMaxOutput runs a command that prints more than the limit and then goes on
 // for a while. Callbacks, lines and the result get what is within the limit.
 func TestMaxOutput(t *testing.T) {
