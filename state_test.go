@@ -330,6 +330,26 @@ func TestStateMaxOutput(t *testing.T) {
 	}
 }
 
+// TestStateHintOrTwice checks that a command that may have run twice is the more
+// important news, whether it comes before the exit or after it.
+func TestStateHintOrTwice(t *testing.T) {
+	for _, twiceFirst := range []bool{true, false} {
+		s := newState(testConfig(t))
+		now := time.Now()
+		s.ack("a", now)
+		if twiceFirst {
+			s.ranTwice("a")
+		}
+		s.exit("a", 1, now)
+		if !twiceFirst {
+			s.ranTwice("a")
+		}
+		if err := s.results()[0].Err; !errors.Is(err, errRanTwice) {
+			t.Errorf("error %v does not say that the command may have run twice", err)
+		}
+	}
+}
+
 // outputCounts reports whether output of a node counts.
 func outputCounts(s *state, name string, now time.Time) bool {
 	_, counts := s.output(name, []byte("x"), now)
