@@ -18,7 +18,8 @@ const maxArgument = 128 << 10
 // WithScript runs a script instead of a command. A script may hold any bytes.
 // WithArgs gives it arguments. The shell of WithShell runs it. Without
 // WithShell, the interpreter of its "#!" line does. If the script has no such
-// line, the agent's shell runs it: $SHELL, or /bin/sh if the agent has no $SHELL.
+// line, the agent's shell runs it: $SHELL, or /bin/sh if the agent has no
+// $SHELL.
 //
 // The script becomes a file in the agent's temporary directory (TMPDIR), which
 // may be mounted noexec. It runs whole or not at all: if the disk is full, it
@@ -58,11 +59,12 @@ func WithArgs(args ...string) Option {
 	}
 }
 
-// WithShell says which shell runs the command or the script, whatever $SHELL the
-// agent has: a path, or a name that the agent looks up in its PATH. The shell
-// gets a command as "path -c command", and a script as "path file arguments...".
-// The path is not empty, is valid UTF-8 and has no NUL byte. The default is the
-// agent's $SHELL, or /bin/sh if it has none; a script may name its interpreter.
+// WithShell says which shell runs the command or the script, whatever $SHELL
+// the agent has: a path, or a name that the agent looks up in its PATH. The
+// shell gets a command as "path -c command", and a script as "path file
+// arguments...". The path is not empty, is valid UTF-8 and has no NUL byte. The
+// default is the agent's $SHELL, or /bin/sh if it has none; a script may name
+// its interpreter.
 //
 // New refuses the option beside WithArgs, unless there is a script: no shell
 // runs a program of WithArgs. For a command the option works on Windows agents
@@ -78,15 +80,15 @@ func WithShell(path string) Option {
 }
 
 // WithEnv adds variables to the environment of the command, which has the
-// agent's environment otherwise. If the agent has a variable too, the value here
-// counts. The default, also of a nil or empty map, is to add nothing. If the
-// option is given twice, the later map counts alone.
+// agent's environment otherwise. If the agent has a variable too, the value
+// here counts. The default, also of a nil or empty map, is to add nothing. If
+// the option is given twice, the later map counts alone.
 //
 // A name consists of ASCII letters, digits and "_", and does not begin with a
 // digit. A value is valid UTF-8 without a NUL byte; with its name it has under
 // 128 KiB. New's errors name the variable, never its value. Values are in no
-// process's arguments and in no agent's log. But they are in the job in Consul's
-// KV store, like the command.
+// process's arguments and in no agent's log. But they are in the job in
+// Consul's KV store, like the command.
 //
 // A variable SHELL does not choose the shell that runs the command: WithShell
 // does. A node whose /bin/sh holds a variable read-only can't set it: with bash
@@ -108,9 +110,9 @@ func WithEnv(variables map[string]string) Option {
 }
 
 // WithDir runs the command in this directory. The path is absolute: it begins
-// with "/". It is valid UTF-8 and has no NUL byte. The default is the agent's own
-// working directory. On a node that can't enter the directory, the command does
-// not run. The status is 125 there, and the reason is the output.
+// with "/". It is valid UTF-8 and has no NUL byte. The default is the agent's
+// own working directory. On a node that can't enter the directory, the command
+// does not run. The status is 125 there, and the reason is the output.
 //
 // WithTimeout says what a node needs. The option does not work on Windows
 // agents.
@@ -128,8 +130,9 @@ func WithDir(path string) Option {
 }
 
 // WithStdin is the input of the command, any bytes. The default is empty input,
-// and so is nil. Input is in no process's arguments and in no agent's log. But it
-// is in the job in Consul's KV store, so it shares the size limit of WithScript.
+// and so is nil. Input is in no process's arguments and in no agent's log. But
+// it is in the job in Consul's KV store, so it shares the size limit of
+// WithScript.
 //
 // WithTimeout says what a node needs. The option does not work on Windows
 // agents.
@@ -146,8 +149,8 @@ func WithStdin(input []byte) Option {
 // WithMaxOutput limits the output of each node to its first n bytes, n >= 0:
 // stdout and stderr in one stream. The default is no limit. The node throws the
 // rest away, so that it does not burden Consul's servers. One byte more may
-// travel, to tell that there was more; nobody gets it. NodeResult.Truncated says
-// whether output was thrown away. The command does not notice: it gets no
+// travel, to tell that there was more; nobody gets it. NodeResult.Truncated
+// says whether output was thrown away. The command does not notice: it gets no
 // SIGPIPE, and its status stays the same.
 //
 // WithTimeout says what a node needs. The option does not work on Windows

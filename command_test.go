@@ -135,7 +135,8 @@ func TestShellHint(t *testing.T) {
 	}
 }
 
-// TestShellHintInPieces checks that the words count however the agent cuts them.
+// TestShellHintInPieces checks that the words count however the agent cuts
+// them.
 func TestShellHintInPieces(t *testing.T) {
 	pieces := func(ctx context.Context, j *exectest.Job) int {
 		for _, piece := range []string{"\n", "This account is", " currently ", "not available.", "\n", " "} {

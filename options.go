@@ -387,8 +387,9 @@ func WithTimeout(d time.Duration) Option {
 // too, but the error does not name them if they do not answer.
 //
 // WithTimeout says what the nodes need and what else changes. Besides that,
-// nodes without /proc need ps. The option covers the end of the context, not a
-// lost session or the death of this program: WithTimeout covers those.
+// nodes without /proc need ps. The option does not work on Windows agents. It
+// covers the end of the context, not a lost session or the death of this
+// program: WithTimeout covers those.
 func WithKillOnCancel() Option {
 	return func(c *config) error {
 		c.job.Killable = true
