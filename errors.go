@@ -59,7 +59,8 @@ type OptionError struct {
 	value string // what follows the name in the text, such as `("(")`
 }
 
-// Error names the option, its value and the problem.
+// Error names the option, its value and the problem. It does not repeat the
+// text of a command, its arguments or its environment, which may be secret.
 func (e *OptionError) Error() string { return e.Option + e.value + ": " + e.Err.Error() }
 
 // Unwrap returns e.Err.

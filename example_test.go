@@ -175,7 +175,7 @@ func ExampleWithConcurrency() {
 	upgrade := func(code int) exectest.NodeOption { return exectest.Run(exectest.Answer("", code)) }
 	srv := exectest.NewServer(
 		exectest.Node("web-1", upgrade(0)),
-		exectest.Node("web-2", upgrade(1)),
+		exectest.Node("web-2", upgrade(3)),
 		exectest.Node("web-3", upgrade(0)),
 	)
 	defer srv.Close()
@@ -196,9 +196,9 @@ func ExampleWithConcurrency() {
 	fmt.Println(result.Err())
 	// Output:
 	// web-1 exits with 0
-	// web-2 exits with 1
+	// web-2 exits with 3
 	// consulexec: 1 failed, and 1 skipped: WithMaxFailures(1)
-	// node web-2: exit status 1
+	// node web-2: exit status 3
 	// node web-3: skipped
 }
 

@@ -36,10 +36,12 @@ type Exec struct {
 
 // New prepares to run command on every node that the options select. The shell
 // of the node's agent runs it: $SHELL with -c, or /bin/sh if the agent has no
-// $SHELL. With WithScript and WithArgs command has to be empty. New touches no
-// network. Its error has everything that is wrong: with the command and the
-// options, each as an *OptionError, or ErrNoCommand; and with Consul's
-// environment variables, if there is no WithConfig and no WithClient.
+// $SHELL. WithShell names another. The command is valid UTF-8 of under 128 KiB,
+// without a NUL byte. With WithScript and WithArgs it has to be empty.
+//
+// New touches no network. Its error has everything that is wrong: with the
+// command and the options, each as an *OptionError, or ErrNoCommand; and with
+// Consul's environment variables, if there is no WithConfig and no WithClient.
 func New(command string, options ...Option) (*Exec, error) {
 	config, errs := newConfig(command, options)
 	for i, err := range errs {
@@ -592,14 +594,25 @@ func (r *run) report(rec reader.Record, now time.Time) bool {
 		}
 		r.log.Debug("exit", "node", rec.Node, "code", code)
 		r.emit(Event{Type: EventExit, Node: rec.Node, ExitCode: code})
-	case !r.state.output(rec.Node, rec.Value, now):
+	default:
+		return r.reportOutput(rec, now)
+	}
+	return true
+}
+
+// reportOutput is report for output and heartbeats. Output beyond the limit is
+// a sign of life and nothing else.
+func (r *run) reportOutput(rec reader.Record, now time.Time) bool {
+	part, counts := r.state.output(rec.Node, rec.Value, now)
+	switch {
+	case !counts:
 		return false
 	case len(rec.Value) == 0:
 		r.log.Debug("heartbeat", "node", rec.Node)
 		r.emit(Event{Type: EventHeartbeat, Node: rec.Node})
-	default:
-		r.log.Debug("output", "node", rec.Node, "bytes", len(rec.Value))
-		r.emit(Event{Type: EventOutput, Node: rec.Node, Output: rec.Value})
+	case len(part) > 0:
+		r.log.Debug("output", "node", rec.Node, "bytes", len(part))
+		r.emit(Event{Type: EventOutput, Node: rec.Node, Output: part})
 	}
 	return true
 }

@@ -16,7 +16,14 @@ import (
 func describe(groups []consulexec.Group) []string {
 	var all []string
 	for _, g := range groups {
-		all = append(all, fmt.Sprintf("%s: %v %d %q of %d", strings.Join(g.Nodes, " "), g.State, g.ExitCode, g.Output, g.OutputBytes))
+		text := fmt.Sprintf("%s: %v %d %q of %d", strings.Join(g.Nodes, " "), g.State, g.ExitCode, g.Output, g.OutputBytes)
+		if g.Truncated {
+			text += ", truncated"
+		}
+		if g.TimedOut {
+			text += ", timed out"
+		}
+		all = append(all, text)
 	}
 	return all
 }
@@ -39,6 +46,8 @@ func TestGroups(t *testing.T) {
 		}
 		return n
 	}
+	truncated, timedOut := exited("b", 124, "up"), exited("d", 124, "up")
+	truncated.Truncated, timedOut.TimedOut = true, true
 	for _, test := range []struct {
 		name  string
 		nodes []consulexec.NodeResult
@@ -50,6 +59,11 @@ func TestGroups(t *testing.T) {
 			"all the same",
 			[]consulexec.NodeResult{exited("a", 0, "up"), exited("b", 0, "up"), exited("c", 0, "up")},
 			[]string{`a b c: exited 0 "up" of 2`},
+		},
+		{
+			"truncated, timed out, neither",
+			[]consulexec.NodeResult{exited("a", 124, "up"), truncated, exited("c", 124, "up"), timedOut},
+			[]string{`a c: exited 124 "up" of 2`, `b: exited 124 "up" of 2, truncated`, `d: exited 124 "up" of 2, timed out`},
 		},
 		{
 			"the largest first",

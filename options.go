@@ -35,7 +35,8 @@ const (
 
 // An Option is a setting of New. If an option is given twice, the later one
 // counts. New refuses a value that is not usable, with an *OptionError that
-// names the option and the value.
+// names the option and the value. Of a script, arguments and environment it has
+// no text, as they may be secret.
 type Option func(*config) error
 
 // config is what New makes of the command and the options. It does not change
@@ -88,45 +89,6 @@ func newConfig(command string, options []Option) (*config, []error) {
 	}
 	errs = append(errs, c.checkCommand(), c.checkTag(), c.checkRolling(), c.checkLostTimeout(), c.checkEvent(), c.connect())
 	return c, slices.DeleteFunc(errs, func(err error) bool { return err == nil })
-}
-
-// checkCommand checks that there is exactly one thing to run, and that it
-// reaches the agents unchanged.
-func (c *config) checkCommand() error {
-	var given []string
-	if c.job.Command != "" {
-		given = append(given, "command")
-	}
-	if c.job.Script != nil {
-		given = append(given, "WithScript")
-	}
-	if c.job.Args != nil {
-		given = append(given, "WithArgs")
-	}
-	switch {
-	case len(given) == 0:
-		return ErrNoCommand
-	case len(given) > 1:
-		return &OptionError{Option: given[0], value: " and " + strings.Join(given[1:], " and "), Err: errors.New("want exactly one of them")}
-	case c.job.Command != "" && strings.TrimSpace(c.job.Command) == "":
-		return fmt.Errorf("command %q: %w", c.job.Command, ErrNoCommand)
-	}
-	if err := checkText(c.job.Command); err != nil {
-		return &OptionError{Option: "command", value: fmt.Sprintf(" %q", c.job.Command), Err: err}
-	}
-	return nil
-}
-
-// checkText refuses text that a job spec or a process's arguments can't hold.
-// JSON would change invalid UTF-8 on the way to the agents.
-func checkText(s string) error {
-	switch {
-	case !utf8.ValidString(s):
-		return errors.New("is not valid UTF-8; WithScript takes any bytes")
-	case strings.ContainsRune(s, 0):
-		return errors.New("has a NUL byte")
-	}
-	return nil
 }
 
 func (c *config) checkTag() error {
@@ -253,37 +215,6 @@ func (c *config) connect() error {
 		c.datacenter = connection.Datacenter
 	}
 	return nil
-}
-
-// WithScript runs a script instead of a command: each agent writes it to a
-// temporary file, and the shell runs that file. A script may hold any bytes. By
-// default Consul takes some 380 KiB: kv_max_value_size is 512 KiB, and the
-// script travels in base64. A larger script is an error of the run.
-func WithScript(script []byte) Option {
-	return func(c *config) error {
-		if len(script) == 0 {
-			return badValue("WithScript", string(script), errors.New("is empty"))
-		}
-		c.job.Script = slices.Clone(script)
-		return nil
-	}
-}
-
-// WithArgs runs a program with arguments instead of a command, without a shell.
-// The first argument is the program. The agent looks it up in its PATH.
-func WithArgs(args ...string) Option {
-	return func(c *config) error {
-		if len(args) == 0 || args[0] == "" {
-			return badValue("WithArgs", args, errors.New("has no program"))
-		}
-		for _, arg := range args {
-			if err := checkText(arg); err != nil {
-				return badValue("WithArgs", args, fmt.Errorf("%q %w", arg, err))
-			}
-		}
-		c.job.Args = slices.Clone(args)
-		return nil
-	}
 }
 
 // WithNode runs only on nodes whose name matches re, a regular expression in
@@ -456,8 +387,9 @@ func WithTimeout(d time.Duration) Option {
 // too, but the error does not name them if they do not answer.
 //
 // WithTimeout says what the nodes need and what else changes. Besides that,
-// nodes without /proc need ps. The option covers the end of the context, not a
-// lost session or the death of this program: WithTimeout covers those.
+// nodes without /proc need ps. The option does not work on Windows agents. It
+// covers the end of the context, not a lost session or the death of this
+// program: WithTimeout covers those.
 func WithKillOnCancel() Option {
 	return func(c *config) error {
 		c.job.Killable = true

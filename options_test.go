@@ -3,8 +3,10 @@ package consulexec
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/consulexec/consulexec/exectest"
 	"github.com/consulexec/consulexec/internal/consul"
+	"github.com/consulexec/consulexec/internal/runner"
 )
 
 // testConfig returns the config of a command with options.
@@ -36,16 +39,40 @@ func TestNewRefuses(t *testing.T) {
 		want    []string // in the error's text
 	}{
 		{"", nil, []string{"no command"}},
-		{" \n", nil, []string{`command " \n"`, "no command"}},
-		{"a\x00b", nil, []string{`command "a\x00b"`, "NUL"}},
-		{"echo \xff", nil, []string{`command "echo \xff"`, "UTF-8"}},
+		{" \n", nil, []string{"command is blank", "no command"}},
+		{"a\x00b", nil, []string{"command: has a NUL byte"}},
+		{"echo \xff", nil, []string{"command: is not valid UTF-8", "WithScript"}},
+		{strings.Repeat("x", 131072), nil, []string{"command: has 131072 bytes", "WithScript"}},
 		{"", []Option{WithScript(nil)}, []string{`WithScript("")`, "empty"}},
-		{"", []Option{WithArgs()}, []string{"WithArgs([])", "no program"}},
-		{"", []Option{WithArgs("", "x")}, []string{`WithArgs(["" "x"])`, "no program"}},
-		{"", []Option{WithArgs("ls", "\xff")}, []string{"WithArgs", `"\xff"`, "UTF-8"}},
+		{"", []Option{WithArgs()}, []string{"WithArgs: has no program"}},
+		{"", []Option{WithArgs("", "x")}, []string{"WithArgs: has no program"}},
+		{"", []Option{WithArgs("ls", "\xff")}, []string{"WithArgs: argument 2: is not valid UTF-8", "WithScript"}},
+		{"", []Option{WithArgs("ls", "", "a\x00b")}, []string{"WithArgs: argument 3: has a NUL byte"}},
+		{"", []Option{WithArgs("ls", strings.Repeat("x", 131072))}, []string{"WithArgs: argument 2: has 131072 bytes", "WithScript"}},
+		{"", []Option{WithScript([]byte("ls")), WithArgs("\xff")}, []string{"WithArgs: argument 1: is not valid UTF-8"}},
 		{"x", []Option{WithArgs("ls")}, []string{"command and WithArgs"}},
+		{"x", []Option{WithArgs()}, []string{"command and WithArgs"}},
 		{"x", []Option{WithScript([]byte("ls"))}, []string{"command and WithScript"}},
-		{"", []Option{WithArgs("ls"), WithScript([]byte("ls"))}, []string{"WithScript and WithArgs"}},
+		{"x", []Option{WithScript([]byte("ls")), WithArgs("a")}, []string{"command and WithScript"}},
+		{"x", []Option{WithShell("")}, []string{`WithShell("")`, "empty"}},
+		{"x", []Option{WithShell("/bin/\xff")}, []string{`WithShell("/bin/\xff")`, "UTF-8"}},
+		{"x", []Option{WithShell("/bin/\x00")}, []string{`WithShell("/bin/\x00")`, "NUL"}},
+		{"x", []Option{WithShell(strings.Repeat("x", 131072))}, []string{"WithShell: has 131072 bytes"}},
+		{"", []Option{WithShell("/bin/sh"), WithArgs("ls")}, []string{`WithShell("/bin/sh") and WithArgs`, "no shell"}},
+		{"x", []Option{WithEnv(map[string]string{"": "x"})}, []string{`WithEnv: variable ""`, "not a name"}},
+		{"x", []Option{WithEnv(map[string]string{"1A": "x"})}, []string{`WithEnv: variable "1A"`, "not a name"}},
+		{"x", []Option{WithEnv(map[string]string{"A-B": "x"})}, []string{`WithEnv: variable "A-B"`, "not a name"}},
+		{"x", []Option{WithEnv(map[string]string{"Ä": "x"})}, []string{`WithEnv: variable "Ä"`, "not a name"}},
+		{"x", []Option{WithEnv(map[string]string{"A\n": "x"})}, []string{`WithEnv: variable "A\n"`, "not a name"}},
+		{"x", []Option{WithEnv(map[string]string{"A": "\x00"})}, []string{"WithEnv: variable A: its value has a NUL byte"}},
+		{"x", []Option{WithEnv(map[string]string{"A": "\xff"})}, []string{"WithEnv: variable A: its value is not valid UTF-8"}},
+		{"x", []Option{WithEnv(map[string]string{"A": strings.Repeat("x", 131070)})}, []string{"WithEnv: variable A: has 131072 bytes"}},
+		{"x", []Option{WithDir("")}, []string{`WithDir("")`, "empty"}},
+		{"x", []Option{WithDir("tmp")}, []string{`WithDir("tmp")`, `begin with "/"`}},
+		{"x", []Option{WithDir("/\xff")}, []string{`WithDir("/\xff")`, "UTF-8"}},
+		{"x", []Option{WithDir("/\x00")}, []string{`WithDir("/\x00")`, "NUL"}},
+		{"x", []Option{WithDir("/" + strings.Repeat("x", 131071))}, []string{"WithDir: has 131072 bytes"}},
+		{"x", []Option{WithMaxOutput(-1)}, []string{"WithMaxOutput(-1)", "negative"}},
 		{"x", []Option{nil}, []string{"Option 1: is nil"}},
 		{"x", []Option{WithNode("(")}, []string{`WithNode("(")`, "missing closing"}},
 		{"x", []Option{WithService("[")}, []string{`WithService("[")`}},
@@ -117,8 +144,44 @@ func TestNewRefuses(t *testing.T) {
 			}
 		}
 	}
-	if _, err := New(""); !errors.Is(err, ErrNoCommand) || errors.Is(err, ErrBadOption) {
-		t.Errorf("New without a command: %v is not ErrNoCommand alone", err)
+	for _, command := range []string{"", " "} {
+		if _, err := New(command); !errors.Is(err, ErrNoCommand) || errors.Is(err, ErrBadOption) {
+			t.Errorf("New(%q): %v is not ErrNoCommand alone", command, err)
+		}
+	}
+}
+
+// TestNewKeepsSecrets checks that no error has text that may be secret.
+func TestNewKeepsSecrets(t *testing.T) {
+	const secret = "S3cret"
+	long := strings.Repeat(secret, 131072/len(secret)+1)
+	for _, test := range []struct {
+		name    string
+		command string
+		options []Option
+	}{
+		{"command", secret + "\x00", nil},
+		{"command", secret + "\xff", nil},
+		{"command", long, nil},
+		{"command and WithArgs", secret, []Option{WithArgs(secret)}},
+		{"command and WithScript", secret, []Option{WithScript([]byte(secret))}},
+		{"WithArgs", "", []Option{WithArgs("", secret)}},
+		{"WithArgs", "", []Option{WithArgs("x", secret, secret+"\x00")}},
+		{"WithArgs", "", []Option{WithArgs("x", secret, "\xff"+secret)}},
+		{"WithArgs", "", []Option{WithArgs("x", long)}},
+		{"WithShell", "", []Option{WithShell("/bin/sh"), WithArgs("x", secret)}},
+		{"WithEnv", "x", []Option{WithEnv(map[string]string{"A": secret + "\x00"})}},
+		{"WithEnv", "x", []Option{WithEnv(map[string]string{"A": secret + "\xff"})}},
+		{"WithEnv", "x", []Option{WithEnv(map[string]string{"A": long})}},
+		{"WithEnv", "x", []Option{WithEnv(map[string]string{"A-B": secret})}},
+		{"WithEnv", "x", []Option{WithEnv(map[string]string{"A=" + secret: ""})}},
+	} {
+		_, err := New(test.command, test.options...)
+		if err == nil {
+			t.Errorf("New takes a bad %s", test.name)
+		} else if text := err.Error(); !strings.Contains(text, test.name) || strings.Contains(text, secret) {
+			t.Errorf("error %.200q repeats a secret or does not name %s", text, test.name)
+		}
 	}
 }
 
@@ -131,7 +194,15 @@ func TestOptionError(t *testing.T) {
 	}{
 		{"a\x00b", nil, "command"},
 		{"x", []Option{WithArgs("ls")}, "command"},
-		{"", []Option{WithArgs("ls"), WithScript([]byte("ls"))}, "WithScript"},
+		{"x", []Option{WithScript([]byte("ls")), WithArgs("a")}, "command"},
+		{"", []Option{WithScript(nil)}, "WithScript"},
+		{"", []Option{WithScript(nil), WithArgs("")}, "WithScript"},
+		{"", []Option{WithArgs()}, "WithArgs"},
+		{"", []Option{WithArgs("ls", "\x00")}, "WithArgs"},
+		{"", []Option{WithArgs("ls"), WithShell("/bin/sh")}, "WithShell"},
+		{"x", []Option{WithEnv(map[string]string{"1": "x"})}, "WithEnv"},
+		{"x", []Option{WithDir("tmp")}, "WithDir"},
+		{"x", []Option{WithMaxOutput(-1)}, "WithMaxOutput"},
 		{"x", []Option{WithNode("(")}, "WithNode"},
 		{"x", []Option{WithTag("v1")}, "WithTag"},
 		{"x", []Option{WithNodes("a", strings.Repeat("b", 400))}, "WithNodes"},
@@ -149,6 +220,81 @@ func TestOptionError(t *testing.T) {
 		if !errors.Is(err, ErrBadOption) || errors.Is(err, ErrNoCommand) || !errors.As(err, &bad) || bad.Option != test.want || bad.Err == nil {
 			t.Errorf("error %v has the option %+v, want %s", err, bad, test.want)
 		}
+	}
+}
+
+// TestJob checks what the options make of the job.
+func TestJob(t *testing.T) {
+	script := []byte("ls")
+	plain := runner.Spec{MaxOutput: runner.NoLimit}
+	for _, test := range []struct {
+		name    string
+		command string
+		options []Option
+		want    func(s *runner.Spec) // sets what differs from plain
+	}{
+		{"command", "x", nil, func(s *runner.Spec) { s.Command = "x" }},
+		{"long command", strings.Repeat("x", 131071), nil, func(s *runner.Spec) { s.Command = strings.Repeat("x", 131071) }},
+		{"arguments", "", []Option{WithArgs("ls", "", "ü", strings.Repeat("x", 131071))}, func(s *runner.Spec) {
+			s.Args = []string{"ls", "", "ü", strings.Repeat("x", 131071)}
+		}},
+		{"script", "", []Option{WithScript([]byte("\x00\xff"))}, func(s *runner.Spec) { s.Script = []byte("\x00\xff") }},
+		{"script and arguments", "", []Option{WithScript(script), WithArgs("", "a")}, func(s *runner.Spec) {
+			s.Script, s.Args = script, []string{"", "a"}
+		}},
+		{"arguments and script", "", []Option{WithArgs("", "a"), WithScript(script)}, func(s *runner.Spec) {
+			s.Script, s.Args = script, []string{"", "a"}
+		}},
+		{"script and no arguments", "", []Option{WithScript(script), WithArgs()}, func(s *runner.Spec) {
+			s.Script, s.Args = script, []string{}
+		}},
+		{"shell", "x", []Option{WithShell("powershell")}, func(s *runner.Spec) { s.Command, s.Shell = "x", "powershell" }},
+		{"shell of a script", "", []Option{WithArgs("a"), WithShell("/bin/bash"), WithScript(script)}, func(s *runner.Spec) {
+			s.Script, s.Args, s.Shell = script, []string{"a"}, "/bin/bash"
+		}},
+		{"environment", "x", []Option{WithEnv(map[string]string{"_a1": "", "B": "ü\n=", "C": strings.Repeat("x", 131069)})}, func(s *runner.Spec) {
+			s.Command, s.Env = "x", map[string]string{"_a1": "", "B": "ü\n=", "C": strings.Repeat("x", 131069)}
+		}},
+		{"the later environment", "x", []Option{WithEnv(map[string]string{"A": "1"}), WithEnv(map[string]string{"B": "2"})}, func(s *runner.Spec) {
+			s.Command, s.Env = "x", map[string]string{"B": "2"}
+		}},
+		{"no environment", "x", []Option{WithEnv(map[string]string{"A": "1"}), WithEnv(nil)}, func(s *runner.Spec) { s.Command = "x" }},
+		{"directory", "x", []Option{WithDir("/a b")}, func(s *runner.Spec) { s.Command, s.Dir = "x", "/a b" }},
+		{"input", "x", []Option{WithStdin([]byte("\x00\xff"))}, func(s *runner.Spec) { s.Command, s.Stdin = "x", []byte("\x00\xff") }},
+		{"empty input", "x", []Option{WithStdin([]byte("y")), WithStdin([]byte{})}, func(s *runner.Spec) { s.Command = "x" }},
+		{"nil input", "x", []Option{WithStdin(nil)}, func(s *runner.Spec) { s.Command = "x" }},
+		{"no output", "x", []Option{WithMaxOutput(0)}, func(s *runner.Spec) { s.Command, s.MaxOutput = "x", 0 }},
+		{"all", "x", []Option{WithShell("bash"), WithEnv(map[string]string{"A": "1"}), WithDir("/"), WithStdin([]byte("y")), WithMaxOutput(1 << 40)}, func(s *runner.Spec) {
+			s.Command, s.Shell, s.Env, s.Dir, s.Stdin, s.MaxOutput = "x", "bash", map[string]string{"A": "1"}, "/", []byte("y"), 1<<40
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			want := plain
+			test.want(&want)
+			c, errs := newConfig(test.command, test.options)
+			if len(errs) > 0 || !reflect.DeepEqual(c.job, want) {
+				t.Errorf("errors %v, job %.300q, want %.300q", errs, fmt.Sprintf("%+v", c.job), fmt.Sprintf("%+v", want))
+			}
+		})
+	}
+}
+
+// TestOptionsClone checks that the caller may change what it gave to options.
+func TestOptionsClone(t *testing.T) {
+	text, args, env := []byte("abc"), []string{"abc"}, map[string]string{"A": "1"}
+	c, errs := newConfig("", []Option{WithScript(text), WithArgs(args...), WithStdin(text), WithEnv(env)})
+	text[0], args[0], env["A"] = 'X', "X", "2"
+	if len(errs) > 0 || string(c.job.Script) != "abc" || c.job.Args[0] != "abc" || string(c.job.Stdin) != "abc" || c.job.Env["A"] != "1" {
+		t.Errorf("errors %v; the job has changed: %+v", errs, c.job)
+	}
+}
+
+// TestEmptyOptionsNeedNoRunner checks that options that ask for nothing work on
+// every agent.
+func TestEmptyOptionsNeedNoRunner(t *testing.T) {
+	c := testConfig(t, WithShell("powershell"), WithEnv(map[string]string{}), WithStdin([]byte{}))
+	if c.job.NeedsRunner() {
+		t.Errorf("the job needs the runner: %+v", c.job)
 	}
 }
 

@@ -132,8 +132,17 @@ type NodeResult struct {
 	// WithCapture.
 	Output []byte
 
-	// OutputBytes is the length of the whole output, captured or not.
+	// OutputBytes is the length of the whole output, captured or not, but at
+	// most that of WithMaxOutput.
 	OutputBytes int64
+
+	// Truncated says that the node printed more than WithMaxOutput allows. What
+	// follows the first OutputBytes bytes was thrown away.
+	Truncated bool
+
+	// TimedOut says that WithTimeout had to end the command. ExitCode is 124
+	// then, as timeout(1) has it.
+	TimedOut bool
 
 	// Acked and Exited are when this client learned that the node had taken the
 	// job and that its command had ended. They are zero if it did not.
@@ -141,7 +150,9 @@ type NodeResult struct {
 
 	// Err is nil if the node exited with status 0, or if WithLimit passed it over
 	// or did not need it. Otherwise it is a *NodeError. It is one for status 0,
-	// too, if what the node wrote shows that the command may have run twice.
+	// too, if what the node wrote shows that the command may have run twice. If
+	// the agent's $SHELL seems to run nothing, as nologin does, the error says so
+	// and names WithShell.
 	Err error
 }
 
@@ -150,12 +161,14 @@ type Group struct {
 	// Nodes has the names of the nodes, sorted; at least one.
 	Nodes []string
 
-	// State, ExitCode, Output and OutputBytes are the same for each node. See
-	// NodeResult.
+	// State, ExitCode, Output, OutputBytes, Truncated and TimedOut are the same
+	// for each node. See NodeResult.
 	State       State
 	ExitCode    int
 	Output      []byte
 	OutputBytes int64
+	Truncated   bool
+	TimedOut    bool
 }
 
 // Groups returns the nodes grouped by outcome: the nodes of a group have the
@@ -163,23 +176,30 @@ type Group struct {
 // the same size are sorted by their first node.
 //
 // Two outputs are the same if they have the same length and the same captured
-// beginning. Without WithCapture only the length counts.
+// beginning, and both or neither were truncated. Without WithCapture only the
+// length counts. A command that was ended at the timeout is in another group
+// than one that exited with status 124 by itself.
 func (r *Result) Groups() []Group {
 	type outcome struct {
 		state  State
 		code   int
 		output string
 		bytes  int64
+
+		truncated, timedOut bool
 	}
 	var groups []Group
 	index := make(map[outcome]int) // in groups
 	for _, n := range r.Nodes {
-		o := outcome{n.State, n.ExitCode, string(n.Output), n.OutputBytes}
+		o := outcome{n.State, n.ExitCode, string(n.Output), n.OutputBytes, n.Truncated, n.TimedOut}
 		i, found := index[o]
 		if !found {
 			i = len(groups)
 			index[o] = i
-			groups = append(groups, Group{State: n.State, ExitCode: n.ExitCode, Output: n.Output, OutputBytes: n.OutputBytes})
+			groups = append(groups, Group{
+				State: n.State, ExitCode: n.ExitCode, Output: n.Output, OutputBytes: n.OutputBytes,
+				Truncated: n.Truncated, TimedOut: n.TimedOut,
+			})
 		}
 		groups[i].Nodes = append(groups[i].Nodes, n.Node)
 	}

@@ -17,10 +17,12 @@ type state struct {
 	ackTimeout  time.Duration
 	lostTimeout time.Duration
 	capture     int
-	concurrency int // how many nodes may have the job at once; no limit if 0
-	percent     int // the same, in percent of the nodes
-	maxFailures int // how many failures stop the dispatching; no limit if 0
-	limit       int // how many nodes take the job; no limit if 0
+	maxOutput   int64 // how much output of a node counts; no limit if negative
+	agentShell  bool  // whether the agent's own shell runs the command
+	concurrency int   // how many nodes may have the job at once; no limit if 0
+	percent     int   // the same, in percent of the nodes
+	maxFailures int   // how many failures stop the dispatching; no limit if 0
+	limit       int   // how many nodes take the job; no limit if 0
 
 	nodes        map[string]*node
 	aliases      map[string]string // how agents spell names of nodes, and how the catalog does
@@ -48,17 +50,18 @@ type state struct {
 // node is what a run knows of one node.
 type node struct {
 	NodeResult
-	dispatch     string    // the last one that it is in
-	first        string    // the first one that it was in
-	round        int       // how often it was due to be dispatched to again
-	queued       bool      // its event has not gone out yet
-	unfenceable  bool      // its ack has no key of its own
-	unacked      bool      // its event went out, and it may still acknowledge
-	dispatchedAt time.Time // when its ack time began, or zero
-	reason       error     // why it may not have taken the job, if that is known
-	seen         time.Time // its last sign of life
-	critical     bool      // gossip reports that its agent has failed
-	twice        bool      // it seems to have run the command twice
+	dispatch     string       // the last one that it is in
+	first        string       // the first one that it was in
+	round        int          // how often it was due to be dispatched to again
+	queued       bool         // its event has not gone out yet
+	unfenceable  bool         // its ack has no key of its own
+	unacked      bool         // its event went out, and it may still acknowledge
+	dispatchedAt time.Time    // when its ack time began, or zero
+	reason       error        // what is known of its outcome besides the state, or nil
+	nologin      nologinMatch // whether its output is nologin's
+	seen         time.Time    // its last sign of life
+	critical     bool         // gossip reports that its agent has failed
+	twice        bool         // it seems to have run the command twice
 }
 
 // A flight is an event that went out.
@@ -106,6 +109,8 @@ func newState(c *config) *state {
 		ackTimeout:  c.ackTimeout,
 		lostTimeout: c.lostTimeout,
 		capture:     c.capture,
+		maxOutput:   c.job.MaxOutput,
+		agentShell:  c.byAgentShell(),
 		concurrency: c.concurrency,
 		percent:     c.percent,
 		maxFailures: c.maxFailures,
@@ -338,18 +343,23 @@ func (s *state) ack(name string, now time.Time) bool {
 	return true
 }
 
-// output records that a running node sent a chunk, which may be empty.
-func (s *state) output(name string, chunk []byte, now time.Time) bool {
+// output records that a running node sent a chunk, which may be empty. It
+// returns the part of the chunk within the limit of output.
+func (s *state) output(name string, chunk []byte, now time.Time) (part []byte, counts bool) {
 	n := s.nodes[name]
 	if n == nil || n.State != StateRunning {
-		return false
+		return nil, false
 	}
 	s.lastNews, n.seen = now, now
+	if room := s.maxOutput - n.OutputBytes; s.maxOutput >= 0 && int64(len(chunk)) > room {
+		chunk, n.Truncated = chunk[:room], true
+	}
 	n.OutputBytes += int64(len(chunk))
 	if room := s.capture - len(n.Output); room > 0 {
 		n.Output = append(n.Output, chunk[:min(len(chunk), room)]...)
 	}
-	return true
+	n.nologin.add(chunk)
+	return chunk, true
 }
 
 // ranTwice records that a node seems to have run the command twice.
@@ -375,6 +385,9 @@ func (s *state) exit(name string, code int, now time.Time) bool {
 	s.exited++
 	if code != 0 {
 		s.failures++
+	}
+	if code != 0 && n.reason == nil {
+		n.reason = s.shellHint(n)
 	}
 	return true
 }

@@ -82,7 +82,7 @@ func TestStateDone(t *testing.T) {
 				case "ack":
 					counts = s.ack(step.node, now)
 				case "out":
-					counts = s.output(step.node, []byte("x"), now)
+					_, counts = s.output(step.node, []byte("x"), now)
 				case "exit":
 					counts = s.exit(step.node, 0, now)
 				case "lose":
@@ -275,7 +275,7 @@ func TestStateIgnores(t *testing.T) {
 	now := time.Now()
 	s := newState(c)
 	dispatchTo(s, s.next(), now, nil)
-	if s.output("a", nil, now) || s.exit("a", 0, now) || s.lose("a", errors.New("gone")) != nil {
+	if outputCounts(s, "a", now) || s.exit("a", 0, now) || s.lose("a", errors.New("gone")) != nil {
 		t.Error("something counts before the ack")
 	}
 	s.ack("a", now)
@@ -283,12 +283,77 @@ func TestStateIgnores(t *testing.T) {
 		t.Error("a second ack counts")
 	}
 	s.exit("a", 3, now)
-	if s.ack("a", now) || s.output("a", []byte("x"), now) || s.exit("a", 0, now) || s.lose("a", errors.New("gone")) != nil {
+	if s.ack("a", now) || outputCounts(s, "a", now) || s.exit("a", 0, now) || s.lose("a", errors.New("gone")) != nil {
 		t.Error("something counts after the exit")
 	}
 	if r := s.results(); len(r) != 1 || r[0].State != StateExited || r[0].ExitCode != 3 || r[0].OutputBytes != 0 {
 		t.Errorf("results %+v", r)
 	}
+}
+
+// TestStateMaxOutput checks which output of a node counts.
+func TestStateMaxOutput(t *testing.T) {
+	for _, test := range []struct {
+		name      string
+		options   []Option
+		chunks    []string
+		want      []string // of each chunk
+		captured  string
+		truncated bool
+	}{
+		{"no limit", nil, []string{"abc", "def"}, []string{"abc", "def"}, "abcdef", false},
+		{"under it", []Option{WithMaxOutput(7)}, []string{"abc", "def"}, []string{"abc", "def"}, "abcdef", false},
+		{"up to it", []Option{WithMaxOutput(6)}, []string{"abc", "def", ""}, []string{"abc", "def", ""}, "abcdef", false},
+		{"one more", []Option{WithMaxOutput(5)}, []string{"abc", "def"}, []string{"abc", "de"}, "abcde", true},
+		{"a chunk beyond", []Option{WithMaxOutput(3)}, []string{"abc", "d", "", "ef"}, []string{"abc", "", "", ""}, "abc", true},
+		{"nothing", []Option{WithMaxOutput(0)}, []string{"", "a", "b"}, []string{"", "", ""}, "", true},
+		{"nothing of nothing", []Option{WithMaxOutput(0)}, []string{""}, []string{""}, "", false},
+		{"a shorter capture", []Option{WithMaxOutput(5), WithCapture(2)}, []string{"abc", "def"}, []string{"abc", "de"}, "ab", true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := newState(testConfig(t, append([]Option{WithCapture(100)}, test.options...)...))
+			now := time.Now()
+			s.ack("a", now)
+			var bytes int64
+			for i, chunk := range test.chunks {
+				now = now.Add(time.Second)
+				part, counts := s.output("a", []byte(chunk), now)
+				if !counts || string(part) != test.want[i] || !s.nodes["a"].seen.Equal(now) {
+					t.Errorf("chunk %d: %q counts %v, want %q, and the node was seen at its time", i, part, counts, test.want[i])
+				}
+				bytes += int64(len(part))
+			}
+			if n := s.results()[0]; string(n.Output) != test.captured || n.OutputBytes != bytes || n.Truncated != test.truncated {
+				t.Errorf("captured %q of %d bytes, truncated %v; want %q of %d, %v", n.Output, n.OutputBytes, n.Truncated, test.captured, bytes, test.truncated)
+			}
+		})
+	}
+}
+
+// TestStateHintOrTwice checks that a command that may have run twice is the more
+// important news, whether it comes before the exit or after it.
+func TestStateHintOrTwice(t *testing.T) {
+	for _, twiceFirst := range []bool{true, false} {
+		s := newState(testConfig(t))
+		now := time.Now()
+		s.ack("a", now)
+		if twiceFirst {
+			s.ranTwice("a")
+		}
+		s.exit("a", 1, now)
+		if !twiceFirst {
+			s.ranTwice("a")
+		}
+		if err := s.results()[0].Err; !errors.Is(err, errRanTwice) {
+			t.Errorf("error %v does not say that the command may have run twice", err)
+		}
+	}
+}
+
+// outputCounts reports whether output of a node counts.
+func outputCounts(s *state, name string, now time.Time) bool {
+	_, counts := s.output(name, []byte("x"), now)
+	return counts
 }
 
 func TestStateCapture(t *testing.T) {
