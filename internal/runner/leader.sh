@@ -35,7 +35,7 @@ if [ -z "$cx_code" ]; then
 	(
 		eval "$cx_env"
 		echo "leader $$" >&4
-		read -r cx_go <&8 || exit 143
+		read -r _ <&8 || exit 143
 		exec "$@" >&5 2>&5 4>&- 5>&- 8<&- 9<&-
 	)
 	cx_code=$?
