@@ -184,11 +184,6 @@ func (e *Exec) run(ctx context.Context, listen listener) {
 	defer e.config.connection.CloseIdle()
 
 	err := r.execute()
-	if r.job.Killable && err != nil && ctx.Err() != nil {
-		if running := r.endCommands(); running != nil {
-			err = fmt.Errorf("%w; commands may still run: %w", err, running)
-		}
-	}
 	if err != nil {
 		err = prefixed(err)
 		r.log.Debug("failed", "error", err)
@@ -246,13 +241,19 @@ func (r *run) emit(e Event) {
 	r.listen(e)
 }
 
-// execute runs the command and removes session and keys, even if a callback
-// panics.
-func (r *run) execute() error {
-	timeout := cleanUpTimeout
-	defer func() { r.cleanUp(timeout) }()
-	err := r.main()
-	if err == nil {
+// execute runs the command, removes session and keys, and ends commands that
+// must not go on. It does so even if a callback panics or ends the goroutine:
+// then main does not return.
+func (r *run) execute() (err error) {
+	timeout, aborted := cleanUpTimeout, true
+	defer func() {
+		r.cleanUp(timeout)
+		if r.job.Killable && (aborted || err != nil && r.caller.Err() != nil) {
+			err = r.kill(err)
+		}
+	}()
+	err = r.main()
+	if aborted = false; err == nil {
 		timeout = consul.SessionLife // Consul may falter at this moment too
 	}
 	return err

@@ -40,7 +40,8 @@ const (
 	StateSkipped
 
 	// StateKilled is the state of a node whose command was ended because the
-	// run's context had ended. See WithKillOnCancel. Its status is not known.
+	// run's context had ended or a callback had panicked. See WithKillOnCancel.
+	// Its status is not known.
 	StateKilled
 )
 
