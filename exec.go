@@ -16,6 +16,7 @@ import (
 
 	"github.com/consulexec/consulexec/internal/consul"
 	"github.com/consulexec/consulexec/internal/reader"
+	"github.com/consulexec/consulexec/internal/runner"
 )
 
 // cleanUpTimeout bounds the removal of session and keys if the context has
@@ -184,6 +185,9 @@ func (e *Exec) run(ctx context.Context, listen listener) {
 	defer e.config.connection.CloseIdle()
 
 	err := r.execute()
+	for _, node := range r.state.holding() {
+		r.endOutput(node)
+	}
 	if err != nil {
 		err = prefixed(err)
 		r.log.Debug("failed", "error", err)
@@ -230,6 +234,9 @@ func newRun(ctx context.Context, e *Exec, listen listener) *run {
 		listen: listen,
 		caller: ctx,
 		state:  newState(e.config),
+	}
+	if e.config.job.Timeout > 0 {
+		r.state.note = runner.TimeoutNote(e.id)
 	}
 	r.ctx, r.stop = context.WithCancelCause(ctx)
 	return r
@@ -588,26 +595,48 @@ func (r *run) report(rec reader.Record, now time.Time) bool {
 		if err != nil {
 			return r.lose(rec.Node, err)
 		}
+		r.endOutput(rec.Node)
 		if !r.state.exit(rec.Node, code, now) {
 			return false
 		}
 		r.log.Debug("exit", "node", rec.Node, "code", code)
 		r.emit(Event{Type: EventExit, Node: rec.Node, ExitCode: code})
-	case !r.state.output(rec.Node, rec.Value, now):
-		return false
-	case len(rec.Value) == 0:
-		r.log.Debug("heartbeat", "node", rec.Node)
-		r.emit(Event{Type: EventHeartbeat, Node: rec.Node})
 	default:
-		r.log.Debug("output", "node", rec.Node, "bytes", len(rec.Value))
-		r.emit(Event{Type: EventOutput, Node: rec.Node, Output: rec.Value})
+		return r.reportOutput(rec.Node, rec.Value, now)
 	}
 	return true
+}
+
+// reportOutput is report for a chunk.
+func (r *run) reportOutput(node string, chunk []byte, now time.Time) bool {
+	before, output, ok := r.state.output(node, chunk, now)
+	if !ok {
+		return false
+	}
+	if len(chunk) == 0 {
+		r.log.Debug("heartbeat", "node", node)
+		r.emit(Event{Type: EventHeartbeat, Node: node})
+	}
+	r.emitOutput(node, before)
+	r.emitOutput(node, output)
+	return true
+}
+
+// endOutput reports output of a node that was held back, as no more will come.
+func (r *run) endOutput(node string) { r.emitOutput(node, r.state.endOutput(node)) }
+
+// emitOutput reports output of a node, if it is not empty.
+func (r *run) emitOutput(node string, output []byte) {
+	if len(output) > 0 {
+		r.log.Debug("output", "node", node, "bytes", len(output))
+		r.emit(Event{Type: EventOutput, Node: node, Output: output})
+	}
 }
 
 // lose gives a running node up and reports it. It returns false if the node is
 // not running.
 func (r *run) lose(name string, reason error) bool {
+	r.endOutput(name)
 	err := r.state.lose(name, reason)
 	if err == nil {
 		return false

@@ -128,6 +128,11 @@ type NodeResult struct {
 	// it is -1.
 	ExitCode int
 
+	// TimedOut says that WithTimeout had to end the command. ExitCode is then
+	// 124, as timeout(1) has it. A command that exits with 124 by itself did not
+	// time out.
+	TimedOut bool
+
 	// Output is the beginning of the output, stdout and stderr in one stream,
 	// up to the number of bytes that WithCapture sets. It is nil without
 	// WithCapture.

@@ -82,7 +82,7 @@ func TestStateDone(t *testing.T) {
 				case "ack":
 					counts = s.ack(step.node, now)
 				case "out":
-					counts = s.output(step.node, []byte("x"), now)
+					_, _, counts = s.output(step.node, []byte("x"), now)
 				case "exit":
 					counts = s.exit(step.node, 0, now)
 				case "lose":
@@ -269,13 +269,19 @@ func TestStateWindow(t *testing.T) {
 	}
 }
 
+// takesOutput sends a chunk of a node.
+func takesOutput(s *state, name string, now time.Time) bool {
+	_, _, ok := s.output(name, []byte("x"), now)
+	return ok
+}
+
 // TestStateIgnores checks that nothing counts for a node that is not running.
 func TestStateIgnores(t *testing.T) {
 	c := testConfig(t)
 	now := time.Now()
 	s := newState(c)
 	dispatchTo(s, s.next(), now, nil)
-	if s.output("a", nil, now) || s.exit("a", 0, now) || s.lose("a", errors.New("gone")) != nil {
+	if takesOutput(s, "a", now) || s.exit("a", 0, now) || s.lose("a", errors.New("gone")) != nil {
 		t.Error("something counts before the ack")
 	}
 	s.ack("a", now)
@@ -283,7 +289,7 @@ func TestStateIgnores(t *testing.T) {
 		t.Error("a second ack counts")
 	}
 	s.exit("a", 3, now)
-	if s.ack("a", now) || s.output("a", []byte("x"), now) || s.exit("a", 0, now) || s.lose("a", errors.New("gone")) != nil {
+	if s.ack("a", now) || takesOutput(s, "a", now) || s.exit("a", 0, now) || s.lose("a", errors.New("gone")) != nil {
 		t.Error("something counts after the exit")
 	}
 	if r := s.results(); len(r) != 1 || r[0].State != StateExited || r[0].ExitCode != 3 || r[0].OutputBytes != 0 {
