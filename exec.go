@@ -405,7 +405,7 @@ func (r *run) submit() error {
 	if r.replicationWait > 0 && !consul.Sleep(r.ctx, r.replicationWait) {
 		return consul.ContextError(r.ctx)
 	}
-	r.reader = reader.New(r.consul, r.session.id, r.dispatcher.base())
+	r.reader = reader.New(r.consul, r.session.id, r.dispatcher.base(), r.job.NeedsRunner())
 	if err := r.dispatch(); err != nil {
 		return err
 	}
@@ -535,6 +535,9 @@ func (r *run) endListing(b reader.Batch) error {
 	for _, name := range b.Twice {
 		r.state.ranTwice(r.state.expectedName(name))
 	}
+	for _, name := range b.TurnedAway {
+		r.state.turnedAway(r.state.expectedName(name))
+	}
 	if b.Empty {
 		r.session.check()
 	}
@@ -660,6 +663,9 @@ func (r *run) giveUp(listed time.Time) error {
 		reason := fmt.Errorf("silent for %v", listed.Sub(n.seen).Round(time.Millisecond))
 		if n.critical {
 			reason = fmt.Errorf("%w, and serfHealth is critical", reason)
+		}
+		if n.turnedAway {
+			reason = also(reason, errTurnedAway)
 		}
 		r.lose(n.Node, reason)
 	}

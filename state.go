@@ -65,6 +65,7 @@ type node struct {
 	twice        bool      // it seems to have run the command twice
 	notes        noteFilter
 	noted        bool // its output ended with the note
+	turnedAway   bool // the runner turned a second copy of the job away
 }
 
 // A flight is an event that went out.
@@ -402,6 +403,18 @@ func (s *state) ranTwice(name string) {
 // errRanTwice is the reason of a node whose keys show that its agent got the
 // event twice.
 var errRanTwice = errors.New("the command may have run twice: what the node wrote was written again")
+
+// turnedAway records that the runner turned a second copy of the job away on a
+// node.
+func (s *state) turnedAway(name string) {
+	if n := s.nodes[name]; n != nil {
+		n.turnedAway = true
+	}
+}
+
+// errTurnedAway is in the reason of a lost node if it has reported only the end
+// of a second copy.
+var errTurnedAway = errors.New("a second copy of the job was turned away, and the first one has not reported its end")
 
 // also returns a node's reason, which may be nil, with a further one.
 func also(reason, further error) error {

@@ -34,6 +34,10 @@ type Batch struct {
 	// value was written over before it was read, or a key again after it was.
 	Twice []string
 
+	// TurnedAway is set beside Listed to nodes on which the runner turned a second
+	// copy of the job away.
+	TurnedAway []string
+
 	// Empty is set beside Listed if there was no key at all. Then the session may
 	// be gone.
 	Empty bool

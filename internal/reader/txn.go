@@ -112,18 +112,10 @@ func (t *transactions) get(ctx context.Context, entries []*entry) (missing consu
 // delete deletes keys, group by group, until one fails. It begins no group
 // after the deadline. It deletes a key whose index is known only if it has not
 // changed since, and reports it if it has. It returns the keys that are gone.
-func (t *transactions) delete(ctx context.Context, op consul.Operation, entries []*entry, indexes map[string]uint64, deadline time.Time) (gone, changed []*entry, err error) {
+func (t *transactions) delete(ctx context.Context, entries []*entry, indexes map[string]uint64, deadline time.Time) (gone, changed []*entry, err error) {
 	for len(gone) < len(entries) && !time.Now().After(deadline) {
 		group := entries[len(gone):min(len(entries), len(gone)+t.maxOps)]
-		var stale consul.Refusals
-		err := t.Try(ctx, op, func(ctx context.Context) error {
-			_, err := t.send(ctx, deleteOps(group, indexes))
-			var status api.StatusError
-			if errors.As(err, &status) && status.Code == http.StatusConflict {
-				stale, err = consul.ParseRefusals(status.Body)
-			}
-			return err
-		})
+		stale, err := t.deleteGroup(ctx, group, indexes)
 		if errors.Is(err, errTooManyOps) {
 			continue
 		}
@@ -139,6 +131,21 @@ func (t *transactions) delete(ctx context.Context, op consul.Operation, entries 
 		}
 	}
 	return gone, changed, nil
+}
+
+// deleteGroup deletes keys in one transaction. If Consul refuses some of them, it
+// deletes none and returns why.
+func (t *transactions) deleteGroup(ctx context.Context, group []*entry, indexes map[string]uint64) (refused consul.Refusals, err error) {
+	op := consul.Operation{Doing: "delete what was read under " + t.base, Need: "key:write on " + t.base, Timeout: deletionTimeout}
+	err = t.Try(ctx, op, func(ctx context.Context) error {
+		_, err := t.send(ctx, deleteOps(group, indexes))
+		var status api.StatusError
+		if errors.As(err, &status) && status.Code == http.StatusConflict {
+			refused, err = consul.ParseRefusals(status.Body)
+		}
+		return err
+	})
+	return refused, err
 }
 
 func deleteOps(entries []*entry, indexes map[string]uint64) []txnOp {
