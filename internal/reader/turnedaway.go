@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/consulexec/consulexec/internal/consul"
 	"github.com/consulexec/consulexec/internal/runner"
 )
 
@@ -85,7 +84,7 @@ func (d *deletion) deleteUnchanged(ctx context.Context, entries []*entry) (gone,
 	}
 	for len(entries) > 0 {
 		group := entries[:min(len(entries), d.maxOps)]
-		refused, err := d.deleteGroup(ctx, group, indexes)
+		stale, err := d.deleteGroup(ctx, group, indexes)
 		switch {
 		case errors.Is(err, errTooManyOps):
 		case err != nil:
@@ -93,15 +92,11 @@ func (d *deletion) deleteUnchanged(ctx context.Context, entries []*entry) (gone,
 				d.Log.Debug("not deleted", "error", err)
 			}
 			return gone, changed
-		case len(refused) > 0:
-			for i, reason := range refused {
-				if strings.Contains(reason, consul.StaleIndex) {
-					changed = append(changed, group[i])
-				} else {
-					d.Log.Debug("not deleted", "key", group[i].Key, "reason", reason)
-				}
+		case len(stale) > 0:
+			for i := range stale {
+				changed = append(changed, group[i])
 			}
-			entries = without(entries, refused)
+			entries = without(entries, stale)
 		default:
 			gone = append(gone, group...)
 			entries = entries[len(group):]

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -133,19 +134,33 @@ func (t *transactions) delete(ctx context.Context, entries []*entry, indexes map
 	return gone, changed, nil
 }
 
-// deleteGroup deletes keys in one transaction. If Consul refuses some of them, it
-// deletes none and returns why.
-func (t *transactions) deleteGroup(ctx context.Context, group []*entry, indexes map[string]uint64) (refused consul.Refusals, err error) {
+// deleteGroup deletes keys in one transaction. If some have changed since the
+// index that is known of them, it deletes none and returns these.
+func (t *transactions) deleteGroup(ctx context.Context, group []*entry, indexes map[string]uint64) (changed consul.Refusals, err error) {
 	op := consul.Operation{Doing: "delete what was read under " + t.base, Need: "key:write on " + t.base, Timeout: deletionTimeout}
 	err = t.Try(ctx, op, func(ctx context.Context) error {
 		_, err := t.send(ctx, deleteOps(group, indexes))
 		var status api.StatusError
-		if errors.As(err, &status) && status.Code == http.StatusConflict {
-			refused, err = consul.ParseRefusals(status.Body)
+		if !errors.As(err, &status) || status.Code != http.StatusConflict {
+			return err
 		}
-		return err
+		if changed, err = consul.ParseRefusals(status.Body); err != nil {
+			return err
+		}
+		return onlyStale(changed)
 	})
-	return refused, err
+	return changed, err
+}
+
+// onlyStale returns an error if a key was refused for another reason than that it
+// has changed, such as a missing permission.
+func onlyStale(refused consul.Refusals) error {
+	for _, reason := range refused {
+		if !strings.Contains(reason, consul.StaleIndex) {
+			return fmt.Errorf("transaction rolled back: %s", reason)
+		}
+	}
+	return nil
 }
 
 func deleteOps(entries []*entry, indexes map[string]uint64) []txnOp {
