@@ -30,8 +30,8 @@ func (f *noteFilter) add(chunk []byte) (before, output []byte) {
 	return before, chunk[:begin]
 }
 
-// end ends the output. It returns what was held and is not the note, and whether
-// the note came.
+// end ends the output. It returns what was held and is not the note, and
+// whether the note came.
 func (f *noteFilter) end() (rest []byte, noted bool) {
 	held := f.held
 	f.held = nil

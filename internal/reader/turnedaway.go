@@ -14,9 +14,9 @@ import (
 // away. Both copies have one key for their exit. So the exit of the second copy
 // is deleted, and the first one's is read when it comes.
 
-// turnedAwayPause is how long the exit of a copy is left alone before it is read
-// again, in case it could not be deleted. Meanwhile the first copy may write
-// over it.
+// turnedAwayPause is how long the exit of a copy is left alone before it is
+// read again, in case it could not be deleted. Meanwhile the first copy may
+// write over it.
 const turnedAwayPause = time.Second
 
 // turnedAway is an exit of a second copy that is not deleted.
@@ -75,8 +75,8 @@ func (r *Reader) deleteTurnedAway(ctx context.Context) {
 }
 
 // deleteUnchanged deletes keys that have the ModifyIndex of their entries. It
-// returns those that are gone, and those that have changed. The others could not
-// be deleted.
+// returns those that are gone, and those that have changed. The others could
+// not be deleted.
 func (d *deletion) deleteUnchanged(ctx context.Context, entries []*entry) (gone, changed []*entry) {
 	indexes := make(map[string]uint64)
 	for _, e := range entries {

@@ -152,8 +152,8 @@ func (t *transactions) deleteGroup(ctx context.Context, group []*entry, indexes 
 	return changed, err
 }
 
-// onlyStale returns an error if a key was refused for another reason than that it
-// has changed, such as a missing permission.
+// onlyStale returns an error if a key was refused for another reason than that
+// it has changed, such as a missing permission.
 func onlyStale(refused consul.Refusals) error {
 	for _, reason := range refused {
 		if !strings.Contains(reason, consul.StaleIndex) {
