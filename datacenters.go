@@ -26,7 +26,8 @@ import (
 // The callbacks of all runs are called one at a time, on the caller's
 // goroutine, as by Run. A slow callback slows the reading in all datacenters.
 // If one panics, no other is called: the runs are cancelled, their sessions and
-// keys are removed, and then the panic goes on.
+// keys are removed, and then the panic goes on. WithKillOnCancel ends their
+// commands before that.
 //
 // The results are in the order of datacenters; Result.Datacenter names each.
 // The error joins the errors of the runs that failed, and names their

@@ -16,6 +16,7 @@ import (
 
 	"github.com/consulexec/consulexec/internal/consul"
 	"github.com/consulexec/consulexec/internal/reader"
+	"github.com/consulexec/consulexec/internal/runner"
 )
 
 // cleanUpTimeout bounds the removal of session and keys if the context has
@@ -186,10 +187,8 @@ func (e *Exec) run(ctx context.Context, listen listener) {
 	defer e.config.connection.CloseIdle()
 
 	err := r.execute()
-	if r.job.Killable && err != nil && ctx.Err() != nil {
-		if running := r.endCommands(); running != nil {
-			err = fmt.Errorf("%w; commands may still run: %w", err, running)
-		}
+	for _, node := range r.state.holding() {
+		r.endOutput(node)
 	}
 	if err != nil {
 		err = prefixed(err)
@@ -238,6 +237,9 @@ func newRun(ctx context.Context, e *Exec, listen listener) *run {
 		caller: ctx,
 		state:  newState(e.config),
 	}
+	if e.config.job.Timeout > 0 {
+		r.state.note = runner.TimeoutNote(e.id)
+	}
 	r.ctx, r.stop = context.WithCancelCause(ctx)
 	return r
 }
@@ -248,13 +250,19 @@ func (r *run) emit(e Event) {
 	r.listen(e)
 }
 
-// execute runs the command and removes session and keys, even if a callback
-// panics.
-func (r *run) execute() error {
-	timeout := cleanUpTimeout
-	defer func() { r.cleanUp(timeout) }()
-	err := r.main()
-	if err == nil {
+// execute runs the command, removes session and keys, and ends commands that
+// must not go on. It does so even if a callback panics or ends the goroutine:
+// then main does not return.
+func (r *run) execute() (err error) {
+	timeout, aborted := cleanUpTimeout, true
+	defer func() {
+		r.cleanUp(timeout)
+		if r.job.Killable && (aborted || err != nil && r.caller.Err() != nil) {
+			err = r.kill(err)
+		}
+	}()
+	err = r.main()
+	if aborted = false; err == nil {
 		timeout = consul.SessionLife // Consul may falter at this moment too
 	}
 	return err
@@ -399,7 +407,7 @@ func (r *run) submit() error {
 	if r.replicationWait > 0 && !consul.Sleep(r.ctx, r.replicationWait) {
 		return consul.ContextError(r.ctx)
 	}
-	r.reader = reader.New(r.consul, r.session.id, r.dispatcher.base())
+	r.reader = reader.New(r.consul, r.session.id, r.dispatcher.base(), r.job.NeedsRunner())
 	if err := r.dispatch(); err != nil {
 		return err
 	}
@@ -529,6 +537,9 @@ func (r *run) endListing(b reader.Batch) error {
 	for _, name := range b.Twice {
 		r.state.ranTwice(r.state.expectedName(name))
 	}
+	for _, name := range b.TurnedAway {
+		r.state.turnedAway(r.state.expectedName(name))
+	}
 	if b.Empty {
 		r.session.check()
 	}
@@ -589,37 +600,48 @@ func (r *run) report(rec reader.Record, now time.Time) bool {
 		if err != nil {
 			return r.lose(rec.Node, err)
 		}
+		r.endOutput(rec.Node)
 		if !r.state.exit(rec.Node, code, now) {
 			return false
 		}
 		r.log.Debug("exit", "node", rec.Node, "code", code)
 		r.emit(Event{Type: EventExit, Node: rec.Node, ExitCode: code})
 	default:
-		return r.reportOutput(rec, now)
+		return r.reportOutput(rec.Node, rec.Value, now)
 	}
 	return true
 }
 
-// reportOutput is report for output and heartbeats. Output beyond the limit is
-// a sign of life and nothing else.
-func (r *run) reportOutput(rec reader.Record, now time.Time) bool {
-	part, counts := r.state.output(rec.Node, rec.Value, now)
-	switch {
-	case !counts:
+// reportOutput is report for a chunk.
+func (r *run) reportOutput(node string, chunk []byte, now time.Time) bool {
+	before, output, ok := r.state.output(node, chunk, now)
+	if !ok {
 		return false
-	case len(rec.Value) == 0:
-		r.log.Debug("heartbeat", "node", rec.Node)
-		r.emit(Event{Type: EventHeartbeat, Node: rec.Node})
-	case len(part) > 0:
-		r.log.Debug("output", "node", rec.Node, "bytes", len(part))
-		r.emit(Event{Type: EventOutput, Node: rec.Node, Output: part})
 	}
+	if len(chunk) == 0 {
+		r.log.Debug("heartbeat", "node", node)
+		r.emit(Event{Type: EventHeartbeat, Node: node})
+	}
+	r.emitOutput(node, before)
+	r.emitOutput(node, output)
 	return true
+}
+
+// endOutput reports output of a node that was held back, as no more will come.
+func (r *run) endOutput(node string) { r.emitOutput(node, r.state.endOutput(node)) }
+
+// emitOutput reports output of a node, if it is not empty.
+func (r *run) emitOutput(node string, output []byte) {
+	if len(output) > 0 {
+		r.log.Debug("output", "node", node, "bytes", len(output))
+		r.emit(Event{Type: EventOutput, Node: node, Output: output})
+	}
 }
 
 // lose gives a running node up and reports it. It returns false if the node is
 // not running.
 func (r *run) lose(name string, reason error) bool {
+	r.endOutput(name)
 	err := r.state.lose(name, reason)
 	if err == nil {
 		return false
@@ -643,6 +665,9 @@ func (r *run) giveUp(listed time.Time) error {
 		reason := fmt.Errorf("silent for %v", listed.Sub(n.seen).Round(time.Millisecond))
 		if n.critical {
 			reason = fmt.Errorf("%w, and serfHealth is critical", reason)
+		}
+		if n.turnedAway {
+			reason = also(reason, errTurnedAway)
 		}
 		r.lose(n.Node, reason)
 	}

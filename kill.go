@@ -22,6 +22,20 @@ const (
 	killNodeTimeout = eventPace / 10
 )
 
+// kill ends the run's commands after err, which is nil if a callback panicked.
+// It returns err, and with it what may still run.
+func (r *run) kill(err error) error {
+	running := r.endCommands()
+	if running == nil {
+		return err
+	}
+	if err == nil {
+		r.log.Warn("commands may still run", "error", running)
+		return nil
+	}
+	return fmt.Errorf("%w; commands may still run: %w", err, running)
+}
+
 // endCommands ends the run's commands on the nodes on which they may still run,
 // and waits for that. The session has to be gone before, so that no agent can
 // begin the job any more. The error names each node that acknowledged the job

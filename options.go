@@ -377,7 +377,9 @@ func WithTimeout(d time.Duration) Option {
 // WithKillOnCancel ends the commands that still run on their nodes when the
 // run's context ends, before Run or Wait returns and before OnError. The
 // process group, children included, gets a SIGTERM, and a SIGKILL 5 s later. By
-// default commands run on. A second job does it, so Consul has to be reachable;
+// default commands run on. If a callback panics or ends its goroutine, the
+// commands are ended as well, in all datacenters of RunDatacenters, before the
+// panic goes on. A second job does it, so Consul has to be reachable;
 // the token needs no further permission. It usually takes a second or two. It
 // is bounded by some 20 s and 20 ms more for each node, on top of the clean-up.
 //

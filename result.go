@@ -40,7 +40,8 @@ const (
 	StateSkipped
 
 	// StateKilled is the state of a node whose command was ended because the
-	// run's context had ended. See WithKillOnCancel. Its status is not known.
+	// run's context had ended or a callback had panicked. See WithKillOnCancel.
+	// Its status is not known.
 	StateKilled
 )
 
@@ -127,6 +128,11 @@ type NodeResult struct {
 	// it is -1.
 	ExitCode int
 
+	// TimedOut says that WithTimeout had to end the command. ExitCode is then
+	// 124, as timeout(1) has it. A command that exits with 124 by itself did not
+	// time out.
+	TimedOut bool
+
 	// Output is the beginning of the output, stdout and stderr in one stream,
 	// up to the number of bytes that WithCapture sets. It is nil without
 	// WithCapture.
@@ -139,10 +145,6 @@ type NodeResult struct {
 	// Truncated says that the node printed more than WithMaxOutput allows. What
 	// follows the first OutputBytes bytes was thrown away.
 	Truncated bool
-
-	// TimedOut says that WithTimeout had to end the command. ExitCode is 124
-	// then, as timeout(1) has it.
-	TimedOut bool
 
 	// Acked and Exited are when this client learned that the node had taken the
 	// job and that its command had ended. They are zero if it did not.

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/consulexec/consulexec/internal/runner"
 )
 
 // state is what a run knows of its nodes. It decides who gets the job next,
@@ -17,12 +19,14 @@ type state struct {
 	ackTimeout  time.Duration
 	lostTimeout time.Duration
 	capture     int
-	maxOutput   int64 // how much output of a node counts; no limit if negative
-	agentShell  bool  // whether the agent's own shell runs the command
-	concurrency int   // how many nodes may have the job at once; no limit if 0
-	percent     int   // the same, in percent of the nodes
-	maxFailures int   // how many failures stop the dispatching; no limit if 0
-	limit       int   // how many nodes take the job; no limit if 0
+	timeout     time.Duration // of the command; none if 0
+	note        []byte        // which the runner writes at the timeout, or nil
+	maxOutput   int64         // how much output of a node counts; no limit if negative
+	agentShell  bool          // whether the agent's own shell runs the command
+	concurrency int           // how many nodes may have the job at once; no limit if 0
+	percent     int           // the same, in percent of the nodes
+	maxFailures int           // how many failures stop the dispatching; no limit if 0
+	limit       int           // how many nodes take the job; no limit if 0
 
 	nodes        map[string]*node
 	aliases      map[string]string // how agents spell names of nodes, and how the catalog does
@@ -62,6 +66,9 @@ type node struct {
 	seen         time.Time    // its last sign of life
 	critical     bool         // gossip reports that its agent has failed
 	twice        bool         // it seems to have run the command twice
+	notes        noteFilter
+	noted        bool // its output ended with the note
+	turnedAway   bool // the runner turned a second copy of the job away
 }
 
 // A flight is an event that went out.
@@ -111,6 +118,7 @@ func newState(c *config) *state {
 		capture:     c.capture,
 		maxOutput:   c.job.MaxOutput,
 		agentShell:  c.byAgentShell(),
+		timeout:     c.job.Timeout,
 		concurrency: c.concurrency,
 		percent:     c.percent,
 		maxFailures: c.maxFailures,
@@ -155,7 +163,7 @@ func (s *state) passOver() {
 }
 
 func (s *state) add(name string) *node {
-	n := &node{NodeResult: NodeResult{Node: name, State: StateSkipped, ExitCode: -1}}
+	n := &node{NodeResult: NodeResult{Node: name, State: StateSkipped, ExitCode: -1}, notes: noteFilter{note: s.note}}
 	s.nodes[name] = n
 	return n
 }
@@ -344,28 +352,58 @@ func (s *state) ack(name string, now time.Time) bool {
 }
 
 // output records that a running node sent a chunk, which may be empty. It
-// returns the part of the chunk within the limit of output.
-func (s *state) output(name string, chunk []byte, now time.Time) (part []byte, counts bool) {
+// returns the output that is surely the command's: what was held back before,
+// and the chunk's. ok is false if the node is not running.
+func (s *state) output(name string, chunk []byte, now time.Time) (before, output []byte, ok bool) {
 	n := s.nodes[name]
 	if n == nil || n.State != StateRunning {
-		return nil, false
+		return nil, nil, false
 	}
 	s.lastNews, n.seen = now, now
-	if room := s.maxOutput - n.OutputBytes; s.maxOutput >= 0 && int64(len(chunk)) > room {
-		chunk, n.Truncated = chunk[:room], true
+	before, output = n.notes.add(chunk)
+	return s.keep(n, before), s.keep(n, output), true
+}
+
+// keep adds output to a node's result. It returns what is within the limit.
+func (s *state) keep(n *node, output []byte) []byte {
+	if room := s.maxOutput - n.OutputBytes; s.maxOutput >= 0 && int64(len(output)) > room {
+		output, n.Truncated = output[:room], true
 	}
-	n.OutputBytes += int64(len(chunk))
+	n.OutputBytes += int64(len(output))
 	if room := s.capture - len(n.Output); room > 0 {
-		n.Output = append(n.Output, chunk[:min(len(chunk), room)]...)
+		n.Output = append(n.Output, output[:min(len(output), room)]...)
 	}
-	n.nologin.add(chunk)
-	return chunk, true
+	n.nologin.add(output)
+	return output
+}
+
+// endOutput records that a node's output has ended. It returns what was held
+// back and is the command's.
+func (s *state) endOutput(name string) (rest []byte) {
+	n := s.nodes[name]
+	if n == nil || len(n.notes.held) == 0 {
+		return nil
+	}
+	rest, n.noted = n.notes.end()
+	return s.keep(n, rest)
+}
+
+// holding returns the nodes whose output is held back in part, sorted by name.
+func (s *state) holding() []string {
+	var names []string
+	for name, n := range s.nodes {
+		if len(n.notes.held) > 0 {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // ranTwice records that a node seems to have run the command twice.
 func (s *state) ranTwice(name string) {
 	if n := s.nodes[name]; n != nil {
-		n.twice, n.reason = true, errRanTwice
+		n.twice, n.reason = true, also(n.reason, errRanTwice)
 	}
 }
 
@@ -373,7 +411,27 @@ func (s *state) ranTwice(name string) {
 // event twice.
 var errRanTwice = errors.New("the command may have run twice: what the node wrote was written again")
 
-// exit records that the command ended on a running node.
+// turnedAway records that the runner turned a second copy of the job away on a
+// node.
+func (s *state) turnedAway(name string) {
+	if n := s.nodes[name]; n != nil {
+		n.turnedAway = true
+	}
+}
+
+// errTurnedAway is in the reason of a lost node if it has reported only the end
+// of a second copy.
+var errTurnedAway = errors.New("a second copy of the job was turned away, and the first one has not reported its end")
+
+// also returns a node's reason, which may be nil, with a further one.
+func also(reason, further error) error {
+	if reason == nil {
+		return further
+	}
+	return fmt.Errorf("%w; %w", reason, further)
+}
+
+// exit records that the command ended on a running node, after its output.
 func (s *state) exit(name string, code int, now time.Time) bool {
 	n := s.nodes[name]
 	if n == nil || n.State != StateRunning {
@@ -381,6 +439,10 @@ func (s *state) exit(name string, code int, now time.Time) bool {
 	}
 	s.lastNews, n.seen, n.Exited = now, now, now
 	n.State, n.ExitCode = StateExited, code
+	if n.noted && code == runner.TimedOut {
+		n.TimedOut = true
+		n.reason = also(n.reason, fmt.Errorf("timed out after %v", s.timeout))
+	}
 	s.running--
 	s.exited++
 	if code != 0 {
@@ -682,7 +744,8 @@ func (s *state) shortfall() error {
 // results returns the outcome of each node, sorted by name.
 func (s *state) results() []NodeResult {
 	results := make([]NodeResult, 0, len(s.nodes))
-	for _, n := range s.nodes {
+	for name, n := range s.nodes {
+		s.endOutput(name) // if a callback panicked
 		passedOver := s.enough() && (n.State == StateNoResponse || n.State == StateSkipped)
 		if n.Err == nil && !passedOver && (n.State != StateExited || n.ExitCode != 0 || n.twice) {
 			n.Err = &NodeError{Node: n.Node, State: n.State, ExitCode: n.ExitCode, Err: n.reason}

@@ -82,7 +82,7 @@ func TestStateDone(t *testing.T) {
 				case "ack":
 					counts = s.ack(step.node, now)
 				case "out":
-					_, counts = s.output(step.node, []byte("x"), now)
+					_, _, counts = s.output(step.node, []byte("x"), now)
 				case "exit":
 					counts = s.exit(step.node, 0, now)
 				case "lose":
@@ -269,13 +269,19 @@ func TestStateWindow(t *testing.T) {
 	}
 }
 
+// takesOutput sends a chunk of a node.
+func takesOutput(s *state, name string, now time.Time) bool {
+	_, _, ok := s.output(name, []byte("x"), now)
+	return ok
+}
+
 // TestStateIgnores checks that nothing counts for a node that is not running.
 func TestStateIgnores(t *testing.T) {
 	c := testConfig(t)
 	now := time.Now()
 	s := newState(c)
 	dispatchTo(s, s.next(), now, nil)
-	if outputCounts(s, "a", now) || s.exit("a", 0, now) || s.lose("a", errors.New("gone")) != nil {
+	if takesOutput(s, "a", now) || s.exit("a", 0, now) || s.lose("a", errors.New("gone")) != nil {
 		t.Error("something counts before the ack")
 	}
 	s.ack("a", now)
@@ -283,7 +289,7 @@ func TestStateIgnores(t *testing.T) {
 		t.Error("a second ack counts")
 	}
 	s.exit("a", 3, now)
-	if s.ack("a", now) || outputCounts(s, "a", now) || s.exit("a", 0, now) || s.lose("a", errors.New("gone")) != nil {
+	if s.ack("a", now) || takesOutput(s, "a", now) || s.exit("a", 0, now) || s.lose("a", errors.New("gone")) != nil {
 		t.Error("something counts after the exit")
 	}
 	if r := s.results(); len(r) != 1 || r[0].State != StateExited || r[0].ExitCode != 3 || r[0].OutputBytes != 0 {
@@ -317,7 +323,7 @@ func TestStateMaxOutput(t *testing.T) {
 			var bytes int64
 			for i, chunk := range test.chunks {
 				now = now.Add(time.Second)
-				part, counts := s.output("a", []byte(chunk), now)
+				_, part, counts := s.output("a", []byte(chunk), now)
 				if !counts || string(part) != test.want[i] || !s.nodes["a"].seen.Equal(now) {
 					t.Errorf("chunk %d: %q counts %v, want %q, and the node was seen at its time", i, part, counts, test.want[i])
 				}
@@ -348,12 +354,6 @@ func TestStateHintOrTwice(t *testing.T) {
 			t.Errorf("error %v does not say that the command may have run twice", err)
 		}
 	}
-}
-
-// outputCounts reports whether output of a node counts.
-func outputCounts(s *state, name string, now time.Time) bool {
-	_, counts := s.output(name, []byte("x"), now)
-	return counts
 }
 
 func TestStateCapture(t *testing.T) {

@@ -14,6 +14,10 @@ import (
 // up to 1.12 take no more.
 const MaxTxnOps = 64
 
+// StaleIndex is in the reason of a refusal if the key has changed since the index
+// that the operation gave.
+const StaleIndex = "index is stale"
+
 // Refusals says why operations of a transaction failed, by their indexes.
 type Refusals map[int]string
 

@@ -43,8 +43,7 @@ func (d *deletion) deleteRead(ctx context.Context, read []*entry, indexes map[st
 	if len(read) < consul.MaxTxnOps || now.Sub(d.failedAt) < deletionPause {
 		return nil, nil
 	}
-	op := consul.Operation{Doing: "delete what was read under " + d.base, Need: "key:write on " + d.base, Timeout: deletionTimeout}
-	gone, changed, err := d.delete(ctx, op, read, indexes, now.Add(deletionTime))
+	gone, changed, err := d.delete(ctx, read, indexes, now.Add(deletionTime))
 	d.tombstones += len(gone)
 	if len(gone) > 0 {
 		d.Log.Debug("deleted what was read", "keys", len(gone))

@@ -47,7 +47,7 @@ func TestForecastMeasure(t *testing.T) {
 		"d/exit", "d/x", // a stranger's
 		"job",
 	}
-	l := newLedger(testSession)
+	l := newLedger(testSession, false)
 	l.nodes = map[string]*progress{
 		"a": {acked: true, exited: true, next: 2},
 		"b": {acked: true, next: 2},

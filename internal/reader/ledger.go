@@ -24,6 +24,7 @@ const (
 // are new. It does no I/O and has no clock.
 type ledger struct {
 	session   string
+	hasRunner bool
 	fences    string // the session of the fences, or empty
 	nodes     map[string]*progress
 	fenced    map[string]bool      // keys that are fences
@@ -31,6 +32,10 @@ type ledger struct {
 	strangers map[string]time.Time // keys of somebody else, and when they were read
 	findings  []finding            // not yet logged
 	twice     []string             // nodes that seem to have run the job twice, not yet reported
+
+	turnedAway map[string]turnedAway // by key
+	toDelete   []*entry              // keys of turnedAway, with their ModifyIndex
+	refused    []string              // nodes that turned a copy of the job away, not yet reported
 }
 
 // progress is how far a node has been read.
@@ -41,6 +46,8 @@ type progress struct {
 	next     int  // the number of the first chunk not yet read
 	twice    bool // it seems to have run the job twice
 	deleted  deleted
+
+	turnedAway bool // it turned a copy of the job away
 }
 
 // deleted is what was deleted of a node's keys.
@@ -80,8 +87,16 @@ type finding struct {
 	args []any
 }
 
-func newLedger(session string) *ledger {
-	return &ledger{session: session, nodes: make(map[string]*progress), fenced: make(map[string]bool), indexes: make(map[string]uint64), strangers: make(map[string]time.Time)}
+func newLedger(session string, hasRunner bool) *ledger {
+	return &ledger{
+		session:    session,
+		hasRunner:  hasRunner,
+		nodes:      make(map[string]*progress),
+		fenced:     make(map[string]bool),
+		indexes:    make(map[string]uint64),
+		strangers:  make(map[string]time.Time),
+		turnedAway: make(map[string]turnedAway),
+	}
 }
 
 // hasRead reports whether a key of the node was read or says nothing new. A
@@ -130,7 +145,10 @@ func (l *ledger) isUnread(e *entry, now time.Time) bool {
 	if p.exited && e.parsed.Kind == Output && e.parsed.Chunk >= p.next {
 		l.addStranger(e.Key, "output after the exit", now)
 	}
-	return !p.hasRead(e.parsed) || !p.twice && p.deleted.has(e.parsed)
+	if t, ok := l.turnedAway[e.Key]; ok && !t.isDue(e, now) {
+		return false
+	}
+	return !p.hasRead(e.parsed) || !p.twice && p.deleted.has(e.parsed) && !l.isOfTwo(e.parsed)
 }
 
 // isRead reports whether an entry was read as a node's own.
@@ -203,14 +221,18 @@ func (l *ledger) record(entries []*entry, now time.Time) []Record {
 			p.acked = true
 			records = append(records, Record{Node: k.Node, Kind: Ack})
 		}
+		if l.isTurnedAway(e) {
+			l.turnAway(e, now)
+			continue
+		}
 		if p.deleted.has(k) {
 			if e.CreateIndex > p.deleted.index { // not an old listing
-				l.ranTwice(k.Node, e.Key)
+				l.ranTwice(e)
 			}
 			continue
 		}
 		if k.Kind != Ack && e.isOverwritten() {
-			l.ranTwice(k.Node, e.Key)
+			l.ranTwice(e)
 		}
 		if len(l.indexes) < maxIndexes {
 			l.indexes[strings.Clone(e.Key)] = e.ModifyIndex
@@ -220,6 +242,7 @@ func (l *ledger) record(entries []*entry, now time.Time) []Record {
 			continue
 		case Exit:
 			p.exited = true
+			delete(l.turnedAway, e.Key)
 		case Output:
 			if k.Chunk > p.next {
 				l.find("output is missing", "node", k.Node, "from", p.next, "before", k.Chunk)
@@ -248,14 +271,16 @@ func (l *ledger) find(text string, args ...any) {
 	l.findings = append(l.findings, finding{text, args})
 }
 
-// ranTwice records that a key of a node was written again, by a second copy of
-// the job.
-func (l *ledger) ranTwice(node, key string) {
-	if p := l.nodes[node]; !p.twice {
-		p.twice = true
-		l.twice = append(l.twice, node)
-		l.find("a key was written again: the command may have run twice", "key", key)
+// ranTwice records that an entry's key was written again, by a second copy of the
+// job.
+func (l *ledger) ranTwice(e *entry) {
+	p := l.nodes[e.parsed.Node]
+	if p.twice || l.isOfTwo(e.parsed) {
+		return
 	}
+	p.twice = true
+	l.twice = append(l.twice, strings.Clone(e.parsed.Node))
+	l.find("a key was written again: the command may have run twice", "key", e.Key)
 }
 
 // keysDeleted records that keys are gone, which a listing had at an index.
@@ -268,12 +293,12 @@ func (l *ledger) keysDeleted(entries []*entry, index uint64) {
 	}
 }
 
-// takeTwice returns the nodes that seem to have run the job twice, since the last
-// call.
-func (l *ledger) takeTwice() []string {
-	taken := l.twice
-	l.twice = nil
-	return taken
+// takeTwice returns the nodes that seem to have run the job twice, and those that
+// turned a copy of it away, since the last call.
+func (l *ledger) takeTwice() (twice, turnedAway []string) {
+	twice, turnedAway = l.twice, l.refused
+	l.twice, l.refused = nil, nil
+	return twice, turnedAway
 }
 
 // takeFindings returns the findings since the last call.

@@ -45,7 +45,7 @@ func TestInOrder(t *testing.T) {
 
 // TestLedgerRecord reads keys one after the other and looks at the records.
 func TestLedgerRecord(t *testing.T) {
-	l := newLedger(testSession)
+	l := newLedger(testSession, false)
 	now := time.Now()
 	for _, step := range []struct {
 		key    string
@@ -95,7 +95,7 @@ func TestLedgerRecord(t *testing.T) {
 
 // TestLedgerUnread looks at what is new in a listing.
 func TestLedgerUnread(t *testing.T) {
-	l := newLedger(testSession)
+	l := newLedger(testSession, false)
 	now := time.Now()
 	var entries []entry
 	for _, path := range []string{"a/ack", "a/exit", "a/out/00000", "b/ack", "c/nonsense", "job"} {
@@ -123,7 +123,7 @@ func TestLedgerUnread(t *testing.T) {
 // TestStrangers checks that a stranger's key is found once, is not read in each
 // listing, and does not hide the ack beside it.
 func TestStrangers(t *testing.T) {
-	l := newLedger(testSession)
+	l := newLedger(testSession, false)
 	now := time.Now()
 	exit := testEntry("a/exit")
 	l.record([]*entry{exit}, now)
@@ -152,7 +152,7 @@ func TestStrangers(t *testing.T) {
 // BenchmarkListing is the cost of a listing of finished nodes beyond its
 // decoding.
 func BenchmarkListing(b *testing.B) {
-	l := newLedger(testSession)
+	l := newLedger(testSession, false)
 	var entries []entry
 	for i := range 1000 {
 		name := fmt.Sprintf("web-%04d", i)
@@ -198,7 +198,7 @@ func TestLedgerWrittenAgain(t *testing.T) {
 		{"a/ack", 12, true}, {"a/exit", 12, true}, {"a/out/00000", 12, true},
 		{"a/ack", 9, false}, {"a/out/00000", 9, false}, // an old listing
 	} {
-		l := newLedger(testSession)
+		l := newLedger(testSession, false)
 		var entries []*entry
 		for _, path := range []string{"a/ack", "a/out/00000", "a/exit"} {
 			e := testEntry(path)
@@ -215,7 +215,7 @@ func TestLedgerWrittenAgain(t *testing.T) {
 		if records := l.record([]*entry{e}, time.Now()); len(records) > 0 {
 			t.Errorf("%s: records %v", test.path, records)
 		}
-		if twice := len(l.takeTwice()) > 0; twice != test.twice {
+		if twice, _ := l.takeTwice(); len(twice) > 0 != test.twice {
 			t.Errorf("%s of index %d: twice %v, want %v", test.path, test.index, twice, test.twice)
 		}
 	}

@@ -22,6 +22,7 @@ type lister struct {
 	forecast forecast
 	refresh  refresh
 	poll     consul.Poll
+	longest  time.Duration // that the next listing may wait; no limit if 0
 }
 
 // errInterrupted is the error of a listing that a refresh has ended.
@@ -60,7 +61,9 @@ func (l *lister) ask(ctx context.Context, index uint64) (found listing, err erro
 	l.sight.asked = time.Now()
 	var meta *api.QueryMeta
 	q := l.Query(l.body.intercept(ctx))
-	q.WaitIndex, q.WaitTime = index, l.poll.Wait()
+	if q.WaitIndex, q.WaitTime = index, l.poll.Wait(); l.longest > 0 {
+		q.WaitTime = min(q.WaitTime, l.longest)
+	}
 	if found.values = l.forecast.wantsValues(time.Now()); found.values {
 		found.entries, meta, err = l.askValues(q)
 	} else {

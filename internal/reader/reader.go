@@ -27,13 +27,14 @@ type Reader struct {
 }
 
 // New returns a reader for the keys under base, which is <prefix>/<session>/.
-func New(client *consul.Client, session, base string) *Reader {
+// hasRunner says whether the job runs under the runner.
+func New(client *consul.Client, session, base string, hasRunner bool) *Reader {
 	sight, buffer := &sight{listedAt: time.Now()}, new(body)
 	txn := &transactions{Client: client, base: base, sight: sight, body: buffer, maxOps: newMaxOps}
 	return &Reader{
 		Out:      make(chan Batch),
 		lister:   lister{Client: client, session: session, base: base, sight: sight, body: buffer, forecast: forecast{listedAt: time.Now()}},
-		ledger:   newLedger(session),
+		ledger:   newLedger(session, hasRunner),
 		txn:      txn,
 		deletion: deletion{transactions: txn},
 	}
@@ -69,6 +70,7 @@ func (r *Reader) read(ctx context.Context) error {
 		if err := r.deliver(ctx, found); err != nil {
 			return err
 		}
+		r.deleteTurnedAway(ctx)
 		r.deleteRead(ctx, found)
 		keys := len(found.entries) + r.deletion.tombstones
 		if !consul.Sleep(ctx, r.pacer.pause(time.Now(), keys)) {
@@ -94,7 +96,7 @@ func (r *Reader) deliver(ctx context.Context, found listing) error {
 	if err != nil {
 		return err
 	}
-	last.Twice = r.ledger.takeTwice()
+	last.Twice, last.TurnedAway = r.ledger.takeTwice()
 	if err := r.send(ctx, last); err != nil {
 		return err
 	}
@@ -126,7 +128,7 @@ func (r *Reader) deleteRead(ctx context.Context, found listing) {
 	read, size := r.lister.forecast.measure(found, r.ledger)
 	gone, changed := r.deletion.deleteRead(ctx, read, r.ledger.indexes)
 	for _, e := range changed {
-		r.ledger.ranTwice(e.parsed.Node, e.Key)
+		r.ledger.ranTwice(e)
 	}
 	r.ledger.keysDeleted(gone, found.index)
 	if len(gone) == len(read) {

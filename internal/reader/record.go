@@ -31,8 +31,13 @@ type Batch struct {
 	Outage time.Duration
 
 	// Twice is set beside Listed to nodes that seem to have run the job twice: a
-	// value was written over before it was read, or a key again after it was.
+	// value was written over before it was read, or a key again after it was. An
+	// exit is no sign of that if the job has a runner.
 	Twice []string
+
+	// TurnedAway is set beside Listed to nodes on which the runner turned a second
+	// copy of the job away.
+	TurnedAway []string
 
 	// Empty is set beside Listed if there was no key at all. Then the session may
 	// be gone.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -112,18 +113,10 @@ func (t *transactions) get(ctx context.Context, entries []*entry) (missing consu
 // delete deletes keys, group by group, until one fails. It begins no group
 // after the deadline. It deletes a key whose index is known only if it has not
 // changed since, and reports it if it has. It returns the keys that are gone.
-func (t *transactions) delete(ctx context.Context, op consul.Operation, entries []*entry, indexes map[string]uint64, deadline time.Time) (gone, changed []*entry, err error) {
+func (t *transactions) delete(ctx context.Context, entries []*entry, indexes map[string]uint64, deadline time.Time) (gone, changed []*entry, err error) {
 	for len(gone) < len(entries) && !time.Now().After(deadline) {
 		group := entries[len(gone):min(len(entries), len(gone)+t.maxOps)]
-		var stale consul.Refusals
-		err := t.Try(ctx, op, func(ctx context.Context) error {
-			_, err := t.send(ctx, deleteOps(group, indexes))
-			var status api.StatusError
-			if errors.As(err, &status) && status.Code == http.StatusConflict {
-				stale, err = consul.ParseRefusals(status.Body)
-			}
-			return err
-		})
+		stale, err := t.deleteGroup(ctx, group, indexes)
 		if errors.Is(err, errTooManyOps) {
 			continue
 		}
@@ -139,6 +132,35 @@ func (t *transactions) delete(ctx context.Context, op consul.Operation, entries 
 		}
 	}
 	return gone, changed, nil
+}
+
+// deleteGroup deletes keys in one transaction. If some have changed since the
+// index that is known of them, it deletes none and returns these.
+func (t *transactions) deleteGroup(ctx context.Context, group []*entry, indexes map[string]uint64) (changed consul.Refusals, err error) {
+	op := consul.Operation{Doing: "delete what was read under " + t.base, Need: "key:write on " + t.base, Timeout: deletionTimeout}
+	err = t.Try(ctx, op, func(ctx context.Context) error {
+		_, err := t.send(ctx, deleteOps(group, indexes))
+		var status api.StatusError
+		if !errors.As(err, &status) || status.Code != http.StatusConflict {
+			return err
+		}
+		if changed, err = consul.ParseRefusals(status.Body); err != nil {
+			return err
+		}
+		return onlyStale(changed)
+	})
+	return changed, err
+}
+
+// onlyStale returns an error if a key was refused for another reason than that
+// it has changed, such as a missing permission.
+func onlyStale(refused consul.Refusals) error {
+	for _, reason := range refused {
+		if !strings.Contains(reason, consul.StaleIndex) {
+			return fmt.Errorf("transaction rolled back: %s", reason)
+		}
+	}
+	return nil
 }
 
 func deleteOps(entries []*entry, indexes map[string]uint64) []txnOp {

@@ -10,7 +10,7 @@
 //   - end (guard.sh, end.sh) is a job of its own. It ends the commands of a run.
 //
 // They use POSIX utilities: cat, cksum, dd, env, find, grep, id, ls, mkdir,
-// mkfifo, mv, ps, rm, sed, sleep, uname, wc. They also need setsid, which is not
+// mkfifo, mv, printf, ps, rm, sed, sleep, uname, wc. They also need setsid, which is not
 // in POSIX. A shell with job control without a terminal, such as bash, needs no
 // setsid; dash does. They send a signal to a group by kill -TERM -1234, which
 // every shell takes. Other forms fail: "kill -s TERM -- -1234" in busybox, "kill
@@ -79,7 +79,7 @@ func (s *Spec) Job(id string) Job {
 
 // The runner ends the output of a command that it had to end at the timeout with
 // this note. It exits with status TimedOut then.
-func TimeoutNote(id string) []byte { return []byte("consulexec-" + id + " timed out\n") }
+func TimeoutNote(id string) []byte { return []byte("\x00consulexec-" + id + " timed out") }
 
 // TimedOut is the exit status of the runner if it had to end the command at the
 // timeout. Without the note, the status is the command's own.

@@ -624,7 +624,7 @@ func (a *agent) count(args string) (n int) {
 }
 
 // utilities are those of POSIX that the programs use.
-var utilities = []string{"cat", "cksum", "dd", "env", "find", "grep", "id", "ls", "mkdir", "mkfifo", "mv", "ps", "rm", "sed", "sleep", "uname", "wc"}
+var utilities = []string{"cat", "cksum", "dd", "env", "find", "grep", "id", "ls", "mkdir", "mkfifo", "mv", "printf", "ps", "rm", "sed", "sleep", "uname", "wc"}
 
 // TestWithoutSetsid takes setsid away. A command that could not be ended must
 // not run; a shell with job control without a terminal can do without setsid.

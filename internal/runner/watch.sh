@@ -30,7 +30,7 @@ watch() {
 	done
 	if [ -n "$cx_timed" ]; then
 		cx_code=124
-		echo "consulexec-$cx_id timed out" >&3
+		printf '\000consulexec-%s timed out' "$cx_id" >&3
 	fi
 	mv "$cx_dir/hold" "$cx_dir/exit-$cx_code$cx_left" # which needs no room on the disk
 	[ -z "$cx_limit" ] || { kill -KILL "$cx_timer"; kill -KILL "-$cx_timer"; }

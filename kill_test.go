@@ -1,0 +1,198 @@
+package consulexec_test
+
+import (
+	"context"
+	"maps"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/consulexec/consulexec"
+	"github.com/consulexec/consulexec/exectest"
+	"github.com/consulexec/consulexec/internal/runner"
+	"github.com/consulexec/consulexec/internal/runtest"
+)
+
+// killable is what nodes run: commands that go on for an hour, and the killers
+// that end them.
+type killable struct {
+	mu      sync.Mutex // guards the fields below
+	running map[string]context.CancelFunc
+	killed  []string // nodes whose command a killer has ended
+}
+
+func newKillable() *killable { return &killable{running: make(map[string]context.CancelFunc)} }
+
+// run is the Handler of each node. The first job on a node is the command, and
+// the second is the killer.
+func (k *killable) run(ctx context.Context, j *exectest.Job) int {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	k.mu.Lock()
+	if endCommand := k.running[j.Node]; endCommand != nil {
+		defer k.mu.Unlock()
+		endCommand()
+		k.killed = append(k.killed, j.Node)
+		return runner.Ended
+	}
+	k.running[j.Node] = end
+	k.mu.Unlock()
+	_, _ = j.Output.Write([]byte("begun\n"))
+	runtest.Sleeps(time.Hour)(ctx, j)
+	return 143
+}
+
+// check compares the nodes whose command began, and those whose command was
+// ended, with want.
+func (k *killable) check(t *testing.T, want ...string) {
+	t.Helper()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	began := slices.Sorted(maps.Keys(k.running))
+	slices.Sort(k.killed)
+	if !slices.Equal(began, want) || !slices.Equal(k.killed, want) {
+		t.Errorf("commands began on %v and were ended on %v, want %v", began, k.killed, want)
+	}
+}
+
+// aborts are the ways in which a callback does not return.
+var aborts = map[string]func(){
+	"panic":  func() { panic("on purpose") },
+	"goexit": runtime.Goexit,
+}
+
+// abort calls run, which must not return, and returns the value of its panic.
+func abort(t *testing.T, run func()) (panicked any) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() { panicked = recover() }()
+		run()
+		t.Error("the call returned")
+	}()
+	<-done
+	return panicked
+}
+
+// checkAborted checks what an abort leaves: the panic's value, and nothing in
+// Consul.
+func checkAborted(t *testing.T, srv *exectest.Server, name string, panicked any) {
+	t.Helper()
+	if (panicked == "on purpose") != (name == "panic") {
+		t.Errorf("panic %v", panicked)
+	}
+	if keys, sessions := srv.Keys(""), srv.Sessions(); len(keys)+len(sessions) > 0 {
+		t.Errorf("the runs leave keys %v and sessions %v", keys, sessions)
+	}
+}
+
+// TestKillAfterPanic has a callback of a run that panics or ends its goroutine.
+// The commands are ended if they would be at the end of the context.
+func TestKillAfterPanic(t *testing.T) {
+	for name, end := range aborts {
+		for _, at := range []string{"submit", "ack b", "output a"} {
+			for how, run := range map[string]func(ctx context.Context, e *consulexec.Exec){
+				"Run": func(ctx context.Context, e *consulexec.Exec) { _, _ = e.Run(ctx) },
+				"Events": func(ctx context.Context, e *consulexec.Exec) {
+					for range e.Events(ctx) {
+					}
+				},
+			} {
+				t.Run(name+" at "+at+" of "+how, func(t *testing.T) {
+					k := newKillable()
+					runtest.Bubble(t, []exectest.Option{runtest.Node("a", k.run), runtest.Node("b", k.run)}, func(t *testing.T, srv *exectest.Server) {
+						rec := runtest.NewRecorder(t, srv.Client())
+						rec.Hook = func(call string) {
+							if call == at {
+								time.Sleep(time.Second) // the agents' time to take the job
+								end()
+							}
+						}
+						e := rec.New("x", consulexec.WithKillOnCancel())
+						checkAborted(t, srv, name, abort(t, func() { run(t.Context(), e) }))
+						k.check(t, "a", "b")
+						if result, err := e.Wait(); err == nil || runtest.States(result) != "a: killed, b: killed" {
+							t.Errorf("error %v, states %s", err, runtest.States(result))
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// TestKillAfterGoexit ends the goroutine that Start has begun.
+func TestKillAfterGoexit(t *testing.T) {
+	k := newKillable()
+	runtest.Bubble(t, []exectest.Option{runtest.Node("a", k.run)}, func(t *testing.T, srv *exectest.Server) {
+		e, err := consulexec.New("x", consulexec.WithClient(srv.Client()), consulexec.WithKillOnCancel(), consulexec.OnAck(func(string) { runtime.Goexit() }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := e.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		result, err := e.Wait()
+		if err == nil || runtest.States(result) != "a: killed" {
+			t.Errorf("error %v, states %s", err, runtest.States(result))
+		}
+		k.check(t, "a")
+		checkAborted(t, srv, "goexit", nil)
+	})
+}
+
+// TestNoKillAfterPanic has a callback that panics in a run whose commands may go
+// on.
+func TestNoKillAfterPanic(t *testing.T) {
+	runtest.Bubble(t, []exectest.Option{runtest.Node("a", runtest.Sleeps(time.Hour))}, func(t *testing.T, srv *exectest.Server) {
+		rec := runtest.NewRecorder(t, srv.Client())
+		rec.Hook = func(call string) {
+			if call == "ack a" {
+				panic("on purpose")
+			}
+		}
+		e := rec.New("x")
+		checkAborted(t, srv, "panic", abort(t, func() { _, _ = e.Run(t.Context()) }))
+		if n := srv.Executions("a"); n != 1 {
+			t.Errorf("%d jobs came to the node, want 1", n)
+		}
+	})
+}
+
+// TestKillInAllDatacenters has a callback of one datacenter that panics or ends
+// its goroutine. The commands of all datacenters are ended.
+func TestKillInAllDatacenters(t *testing.T) {
+	for name, end := range aborts {
+		for _, at := range []string{"ack far", "output a"} {
+			t.Run(name+" at "+at, func(t *testing.T) {
+				k := newKillable()
+				runtest.Bubble(t, []exectest.Option{
+					runtest.Node("a", k.run), runtest.Node("b", k.run),
+					exectest.Datacenter("dc2", runtest.Node("far", k.run)),
+					exectest.Datacenter("dc3", runtest.Node("farther", k.run)),
+				}, func(t *testing.T, srv *exectest.Server) {
+					aborted := false
+					recs := runtest.NewRecorders(t, srv.Client())
+					recs.Hook = func(dc, call string) {
+						if aborted {
+							t.Errorf("%s in %s after the end", call, dc)
+						}
+						if call == at {
+							time.Sleep(time.Second) // callbacks of the other runs wait for their turn
+							aborted = true
+							end()
+						}
+					}
+					checkAborted(t, srv, name, abort(t, func() {
+						_, _ = consulexec.RunDatacenters(t.Context(), []string{"dc1", "dc2", "dc3"}, "x",
+							recs.Options(consulexec.WithKillOnCancel(), consulexec.WithWait(time.Hour))) // no heartbeat wakes a run
+					}))
+					k.check(t, "a", "b", "far", "farther")
+				})
+			})
+		}
+	}
+}
