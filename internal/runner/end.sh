@@ -35,6 +35,7 @@ while :; do
 		case $(ended) in
 		'')
 			cx_code=3
+			[ -d "$cx_dir/end" ] || mkdir "$cx_dir/end"
 			[ ! -p "$cx_dir/events" ] || echo end 1<>"$cx_dir/events"
 			;;
 		*-left) [ "$cx_code" = 3 ] || cx_code=1 ;;

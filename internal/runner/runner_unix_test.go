@@ -223,13 +223,18 @@ func (a *agent) list() (lines []string) {
 // jobs.
 func (a *agent) nothingLeft() {
 	a.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); len(a.processes()) > 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			a.t.Fatalf("processes left: %v", a.list())
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		files, err := os.ReadDir(a.tmp)
+		if err != nil {
+			a.t.Fatal(err)
 		}
-	}
-	if files, err := os.ReadDir(a.tmp); err != nil || len(files) > 0 {
-		a.t.Errorf("files left: %v, %v", files, err)
+		processes := a.list()
+		if len(files)+len(processes) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			a.t.Fatalf("left: files %v, processes %v", files, processes)
+		}
 	}
 }
 
@@ -563,11 +568,11 @@ func TestEndAtAnyTime(t *testing.T) {
 	eachShell(t, func(t *testing.T, sh nodeShell) {
 		t.Parallel()
 		var jobs, enders []*started
-		for i := range upTo(20) {
+		for i := range upTo(10) {
 			for _, job := range sh.kinds(": >up; sleep 4321", i) {
 				id := runID()
 				s := newAgent(t, "SHELL=/bin/sh").start(sh.job(timed(job, time.Hour), id))
-				time.Sleep(time.Duration(2*i) * time.Millisecond)
+				time.Sleep(time.Duration(4*i) * time.Millisecond)
 				jobs, enders = append(jobs, s), append(enders, s.start(sh.end(id)))
 			}
 		}
@@ -577,6 +582,9 @@ func TestEndAtAnyTime(t *testing.T) {
 			}
 			output, code := s.wait()
 			err := os.Remove(filepath.Join(s.tmp, "up"))
+			if sh.name == "ksh93" && code == 15 {
+				code = 143 // it says so of a subshell that it has not forked
+			}
 			if output != "" || code != 143 && (code != TurnedAway || err == nil) {
 				t.Errorf("job %d: exit status %d, output %q, has begun: %v", i, code, output, err == nil)
 			}

@@ -17,8 +17,9 @@ watch() {
 		case $cx_event in
 		leader)
 			cx_group=$cx_value
-			# Without the word it does not run the command.
-			if [ -n "$cx_ending" ]; then exec 6>&-; else echo go >&6; fi
+			# Without the word it does not run the command. The end may have given
+			# up waiting before there were events.
+			if [ -n "$cx_ending" ] || [ -d "$cx_dir/end" ]; then exec 6>&-; else echo go >&6; fi
 			;;
 		exit) cx_code=$cx_value cx_exited=yes ;;
 		timeout)
