@@ -66,26 +66,28 @@ func shells(t testing.TB) []nodeShell {
 	return found
 }
 
-// job returns the job of a spec for a node with that /bin/sh. What is kept on
-// the node after the command's end is kept for half a second.
-func (s nodeShell) job(spec Spec, id string) Job { return s.as(spec.Job(id), spec.program) }
+// job returns the job of a spec for a node with that /bin/sh. The guard goes
+// half a second after the command's end.
+func (s nodeShell) job(spec Spec, id string) Job {
+	job := spec.Job(id)
+	_, _, _, rest := spec.program()
+	s.change(job.Args[:len(job.Args)-len(rest)-2], "sleep 0.5 || sleep 1;")
+	return job
+}
 
-// end returns the job that ends a run.
-func (s nodeShell) end(id string) Job { return s.as(End(id), nil) }
+// end returns the job that ends a run. A guard of its own goes when no job can
+// come any more.
+func (s nodeShell) end(id string) Job {
+	job := End(id)
+	s.change(job.Args, "sleep 15;")
+	return job
+}
 
-// as changes the programs of a job, and leaves alone what they are to run.
-func (s nodeShell) as(job Job, program func() (kind, interpreter, word string, rest []string)) Job {
-	args := slices.Clone(job.Args)
-	n := len(args)
-	if program != nil {
-		_, _, _, rest := program()
-		n -= 2 + len(rest)
+// change changes the programs of a job.
+func (s nodeShell) change(args []string, pause string) {
+	for i, text := range args {
+		args[i] = strings.ReplaceAll(strings.ReplaceAll(text, "/bin/sh", s.path), "sleep 50;", pause)
 	}
-	for i := range n {
-		args[i] = strings.ReplaceAll(args[i], "/bin/sh", s.path)
-		args[i] = strings.ReplaceAll(args[i], "sleep 50;", "sleep 0.5 || sleep 1;")
-	}
-	return Job{Args: args, Script: job.Script}
 }
 
 // killable returns the spec of something that can be ended.
@@ -223,7 +225,7 @@ func (a *agent) list() (lines []string) {
 // jobs.
 func (a *agent) nothingLeft() {
 	a.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		files, err := os.ReadDir(a.tmp)
 		if err != nil {
 			a.t.Fatal(err)
@@ -477,7 +479,7 @@ var endings = []struct {
 	{"grandchildren", "(sleep 4321 & sleep 4321 | sleep 4321 & sh -c 'sleep 4321; :') & : >up; sleep 4321", "", 143, false},
 	{"stopped", ": >up; kill -STOP $$; echo not here", "", 143, false},
 	{"left the group", "exec 2>/dev/null; trap 'exit 7' TERM; setsid sleep 4321 & : >up; while :; do sleep 0.1; done", "", 7, false},
-	{"left the group and ignores it", "setsid sh -c \"trap '' TERM; : >up; while :; do sleep 0.1; done\" & sleep 4321", "", 143, true},
+	{"left the group and ignores it", "setsid sh -c \"exec 2>/dev/null; trap '' TERM; : >up; while :; do sleep 0.1; done\" & sleep 4321", "", 143, true},
 	{"ignores it", "trap '' TERM; : >up; while :; do sleep 0.1; done", "", 137, true},
 	{"child ignores it", "exec 2>/dev/null; trap 'exit 7' TERM; sh -c \"trap '' TERM; : >up; while :; do sleep 0.1; done\" & while :; do sleep 0.1; done", "", 7, true},
 	{"quiet child ignores it", "sh -c \"trap '' TERM; : >up; while :; do sleep 0.1; done\" >/dev/null 2>&1 & sleep 4321", "", 143, true},

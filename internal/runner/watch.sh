@@ -21,7 +21,10 @@ watch() {
 			# up waiting before there were events.
 			if [ -n "$cx_ending" ] || [ -d "$cx_dir/end" ]; then exec 6>&-; else echo go >&6; fi
 			;;
-		exit) cx_code=$cx_value cx_exited=yes ;;
+		exit)
+			cx_code=$cx_value cx_exited=yes
+			case $cx_group/$cx_code in /12[56]) cx_timed='' ;; esac # it could not start
+			;;
 		timeout)
 			[ -n "$cx_exited$cx_ending" ] || cx_timed=yes
 			[ -n "$cx_ending" ] || end_command
