@@ -45,6 +45,11 @@ func OnHeartbeat(fn func(node string)) Option {
 
 // OnExit calls fn when the command has ended on a node, after all its output,
 // once for each node. See NodeResult.ExitCode for the codes.
+//
+// An agent reports the exit when nobody holds the command's output any more. So
+// a child in the background delays it: "sleep 600 & echo hi" exits after 600 s.
+// Redirect the output of such a child, as in "sleep 600 >/dev/null 2>&1 &", or
+// bound the command by WithTimeout.
 func OnExit(fn func(node string, code int)) Option {
 	return on(EventExit, "OnExit", fn == nil, func(e Event) { fn(e.Node, e.ExitCode) })
 }

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/consulexec/consulexec/internal/runner"
 )
 
 // maxArgument bounds an argument or a variable of a process, which has fewer
@@ -181,6 +183,9 @@ func (c *config) checkCommand() error {
 		return checkShellCommand(command)
 	case script == nil:
 		return c.checkProgram()
+	}
+	if _, _, err := runner.Interpreter(script); err != nil && c.job.Shell == "" {
+		return &OptionError{Option: "WithScript", Err: err}
 	}
 	return nil
 }

@@ -351,46 +351,61 @@ func setAtLeastOne(to *int, option string, n int) error {
 
 // WithTimeout ends the command on each node on which it still runs d after its
 // start, d > 0, rounded up to whole seconds. The default is no limit. The node
-// does that by itself, even if this program or its connection is gone: the
-// command's process group gets a SIGTERM, and what is left of it a SIGKILL 5 s
-// later. If the command handles SIGTERM it exits with its own status, otherwise
-// with 143, or 137 after SIGKILL. The node is StateExited like any other.
-// Processes that left the group, as daemons do, run on. So do the children of a
-// command that ended by itself.
+// does that by itself, even if this program or its connection is gone. The
+// command's process group gets a SIGTERM, and so does every other process that
+// holds the command's output. What is left gets a SIGKILL 5 s later. If the output
+// is still held 2 s after that, the node stops reading it. So the node exits
+// within seconds of the timeout, whatever the command's children do.
 //
-// With this option or WithKillOnCancel the command runs under a small shell
-// script in a session of its own. Its output and status stay the same, with two
-// exceptions: signal n is 128+n instead of -1, and a program of WithArgs that
-// is not found is 127 instead of 255. The node needs a POSIX /bin/sh, cat,
-// chmod, env, mkdir, rm, rmdir, sed, sleep, tail and tr. It also needs setsid
-// (util-linux, busybox) or a /bin/sh with job control (bash, as on macOS).
-// Without either of these the command does not run, and the status is 126. The
-// option does not work on Windows agents.
+// A command that the timeout had to end has status 124 and
+// NodeResult.TimedOut, even if it handles SIGTERM. It counts as a failure. A
+// command that ended by itself keeps its status, even if the timeout had to end
+// children that held its output. Daemons run on: they have left the process
+// group and closed the output. So do the children of a node that has exited.
 //
-// The job grows by some 3 KB, so the largest script is that much smaller. A
-// script runs from a directory beside the agent's own temporary file, which is
-// removed when the script ends.
+// With this option, and those that refer to it, a node runs the command under a
+// small shell program, the runner. It runs the command in a session of its own.
+// Output and status stay the same, with three exceptions: signal n is 128+n
+// instead of -1, a program of WithArgs that is not found is 127 instead of 255,
+// and what can't run at all is 125 or 126, with the reason as output. If the
+// agent gets the event twice, the runner turns the second copy away: the command
+// runs once.
+//
+// The node needs a POSIX /bin/sh (tried: bash, busybox, dash, ksh93, mksh, zsh),
+// cat, cksum, dd, env, find, grep, id, ls, mkdir, mkfifo, mv, printf, ps (only
+// without /proc), rm, sed, sleep, uname and wc. It also needs setsid (util-linux,
+// busybox) or a /bin/sh with job control, such as bash. The agent's user can
+// write to its TMPDIR, or /tmp. There the runner keeps a directory whose name
+// begins with consulexec-. It is gone a minute after the command's end. Without
+// /proc, as on macOS, nobody can look for processes that left the group and hold
+// the output. The option does not work on Windows agents.
+//
+// The job grows by some 9 KB, so the largest script is that much smaller.
 func WithTimeout(d time.Duration) Option {
 	return func(c *config) error { return setPositive(&c.job.Timeout, "WithTimeout", d) }
 }
 
 // WithKillOnCancel ends the commands that still run on their nodes when the
-// run's context ends, before Run or Wait returns and before OnError. The
-// process group, children included, gets a SIGTERM, and a SIGKILL 5 s later. By
-// default commands run on. If a callback panics or ends its goroutine, the
-// commands are ended as well, in all datacenters of RunDatacenters, before the
-// panic goes on. A second job does it, so Consul has to be reachable;
-// the token needs no further permission. It usually takes a second or two. It
-// is bounded by some 20 s and 20 ms more for each node, on top of the clean-up.
+// run's context ends, before Run or Wait returns and before OnError. By default
+// commands run on. A command ends as WithTimeout says: its process group and who
+// else holds its output, by SIGTERM, and by SIGKILL 5 s later. If a callback
+// panics or ends its goroutine, the commands are ended as well, in all
+// datacenters of RunDatacenters, before the panic goes on.
 //
-// The error names, as *NodeError, each node that had acknowledged the job and
-// did not confirm that its command has ended. Its agent may be dead, or the
-// command can't be killed. Nodes that had not acknowledged get the second job
-// too, but the error does not name them if they do not answer.
+// StateKilled means that nothing is left of the command's process group, and that
+// nobody holds its output. The error of the run names, as *NodeError, each other
+// node that had acknowledged the job, and says what is known. Its agent may be
+// dead, or a process can't be killed or found. Such a node stays StateRunning.
+// Children of nodes that had exited before run on.
 //
-// WithTimeout says what the nodes need and what else changes. Besides that,
-// nodes without /proc need ps. The option does not work on Windows agents. It
-// covers the end of the context, not a lost session or the death of this
+// A second job does it, so Consul has to be reachable; the token needs no further
+// permission. It usually takes a second or two. It is bounded by some 20 s and 20
+// ms more for each node, on top of the clean-up. Nodes that had not acknowledged
+// get the second job too: they can't start the command any more. The error does
+// not name them if they do not answer.
+//
+// WithTimeout says what a node needs. The option does not work on Windows agents.
+// It covers the end of the context, not a lost session or the death of this
 // program: WithTimeout covers those.
 func WithKillOnCancel() Option {
 	return func(c *config) error {

@@ -52,6 +52,7 @@ func TestNewRefuses(t *testing.T) {
 		{"", []Option{WithScript([]byte("ls")), WithArgs("\xff")}, []string{"WithArgs: argument 1: is not valid UTF-8"}},
 		{"x", []Option{WithArgs("ls")}, []string{"command and WithArgs"}},
 		{"x", []Option{WithArgs()}, []string{"command and WithArgs"}},
+		{"", []Option{WithScript([]byte("#!/bin/\xff\nls"))}, []string{"WithScript", "#! line is not valid UTF-8"}},
 		{"x", []Option{WithScript([]byte("ls"))}, []string{"command and WithScript"}},
 		{"x", []Option{WithScript([]byte("ls")), WithArgs("a")}, []string{"command and WithScript"}},
 		{"x", []Option{WithShell("")}, []string{`WithShell("")`, "empty"}},

@@ -124,8 +124,10 @@ type NodeResult struct {
 
 	// ExitCode is the status of the command if State is StateExited: -1 if a
 	// signal ended it, 255 if it could not be started or the agent failed to
-	// write its output, 127 if the shell did not find it. In every other state
-	// it is -1.
+	// write its output, 127 if the shell did not find it. Under the runner, which
+	// WithTimeout describes, it is 128+n if signal n ended the command, and 125
+	// or 126 if the command could not run. A command may exit with any of these
+	// numbers by itself. In every other state it is -1.
 	ExitCode int
 
 	// TimedOut says that WithTimeout had to end the command. ExitCode is then

@@ -25,14 +25,14 @@ type turnedAway struct {
 	index uint64 // its ModifyIndex
 }
 
-// isOfTwo reports whether two copies of a job may write the key. Only in a job
-// with a runner is that no sign that the command ran twice.
-func (l *ledger) isOfTwo(k Key) bool { return l.hasRunner && k.Kind == Exit }
+// isOfTwo reports whether two copies of a job may write the key without running
+// the command twice: a copy that the runner turns away writes ack and exit.
+func (l *ledger) isOfTwo(k Key) bool { return l.hasRunner && (k.Kind == Exit || k.Kind == Ack) }
 
 // isTurnedAway reports whether an entry is the exit of a copy that was turned
 // away.
 func (l *ledger) isTurnedAway(e *entry) bool {
-	if !l.isOfTwo(e.parsed) {
+	if !l.hasRunner || e.parsed.Kind != Exit {
 		return false
 	}
 	code, err := ParseExit(e.Value)

@@ -22,7 +22,7 @@
 trap : HUP INT TERM
 cx_limit=$2 cx_max=$3 cx_work=$4 cx_size=$5 cx_script=$6 cx_stdin=$7 cx_vars=$8 cx_leader=$9
 shift 9
-cx_output=$1 cx_kind=$2 cx_shell=$3 cx_word=$4 cx_input=/dev/null cx_own=''
+cx_output=$1 cx_kind=$2 cx_shell=$3 cx_word=$4 cx_own=''
 shift 4
 
 # fail ends a run that has not begun.
@@ -64,7 +64,7 @@ take() {
 # cut writes the next bytes of the data to a file.
 cut() { dd bs="$1" count=1 <&9 >"$2"; }
 
-exec 9</dev/null
+exec 7</dev/null 9</dev/null
 if [ -n "$cx_size" ]; then
 	take 2>/dev/null || fail "its script, input or environment is not in ${TMPDIR:-/tmp}, or not whole: is the disk full?"
 	exec 9<"$cx_dir/data"
@@ -74,7 +74,10 @@ if [ -n "$cx_size" ]; then
 			{ [ "$cx_script" = 0 ] || cut "$cx_script" "$cx_dir/script"; } &&
 			{ [ "$cx_stdin" = 0 ] || cut "$cx_stdin" "$cx_dir/input"; }
 	} 2>/dev/null || fail "its script or input can't be written to ${TMPDIR:-/tmp}: is the disk full?"
-	[ "$cx_stdin" = 0 ] || cx_input=$cx_dir/input
+	if [ "$cx_stdin" != 0 ]; then
+		exec 7<"$cx_dir/input"
+		rm -f "$cx_dir/input"
+	fi
 fi
 
 # bash sets $SHELL to the user's login shell if the environment has none, which
@@ -111,7 +114,7 @@ watch 3>&1 >/dev/null <"$cx_dir/events" 6>"$cx_dir/hold" &
 cx_watch=$!
 # Some shells would open the files themselves, not in the child, without exec.
 (exec $cx_own /bin/sh -c "$cx_leader" sh "$cx_own" "$cx_work" "$cx_vars" "$@" \
-	<"$cx_input" >/dev/null 4>"$cx_dir/events" 5>"$cx_dir/output" 8<"$cx_dir/hold" 9<&9)
+	<&7 >/dev/null 4>"$cx_dir/events" 5>"$cx_dir/output" 7<&- 8<"$cx_dir/hold" 9<&9)
 # A signal for this shell interrupts wait.
 while kill -0 "$cx_watch"; do wait "$cx_watch"; done
 exit_ended
