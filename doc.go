@@ -62,7 +62,9 @@
 // when each of them has acknowledged or is fenced. From then on a late or
 // second copy of the event starts nothing. Until then an agent or a proxy that
 // repeats the request for the event by itself can make a node run the command
-// twice; Consul's protocol does not prevent that. It hardly shows in Consul
+// twice; Consul's protocol does not prevent that. The runner does, which
+// [WithTimeout] describes, until a minute after the command's end. Without the
+// runner it hardly shows in Consul
 // either: only if a value was written over before the run read it, or if a key
 // is there again that the run has deleted. Then the node's error says that the
 // command may have run twice, whatever its status. Nodes that are not known (see
@@ -107,7 +109,12 @@
 // An agent never ends a command. If the run ends before the command does, for
 // example because its context is cancelled, the command runs on, unseen.
 // [WithTimeout] and [WithKillOnCancel] end it: with them the command runs under
-// a small shell program that can.
+// a small shell program, the runner. It also sets the environment, the directory
+// and the input, and caps the output: [WithEnv], [WithDir], [WithStdin] and
+// [WithMaxOutput]. A [WithScript] always runs under it.
+//
+// An agent waits for everybody who holds the command's output. So a child in the
+// background can hold a run for ever; [OnExit] says what to do about it.
 //
 // # What a cluster must allow
 //
