@@ -99,7 +99,7 @@ command) set -- "$cx_shell" -c "$1" ;;
 script) set -- "$cx_shell" ${cx_word:+"$cx_word"} "$cx_dir/script" "$@" ;;
 esac
 
-cx_why=$(mkfifo "$cx_dir/events" "$cx_dir/hold" "$cx_dir/output" 2>&1) || fail "$cx_why"
+cx_why=$(mkfifo -m 600 "$cx_dir/events" "$cx_dir/hold" "$cx_dir/output" 2>&1) || fail "$cx_why"
 exec 2>/dev/null # what the shells say, such as "Terminated", is not the command's output
 if command -v setsid >/dev/null; then cx_own=setsid; elif (set -m); then set -m; fi
 
@@ -118,4 +118,5 @@ cx_watch=$!
 # A signal for this shell interrupts wait.
 while kill -0 "$cx_watch"; do wait "$cx_watch"; done
 exit_ended
+sweep # the watcher was killed
 exit 137

@@ -57,7 +57,11 @@ start_timer() {
 end_command() {
 	cx_ending=yes
 	[ -n "$cx_group" ] || return 0
-	is_leader || cx_group=
+	if ! is_leader; then
+		# If there is such a group nobody knows whose it is.
+		! kill -0 "-$cx_group" || cx_left=-unseen
+		cx_group=
+	fi
 	signal TERM
 	exec 6>&- # the leader goes when the command has ended
 	cx_tenths=0
