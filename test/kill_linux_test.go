@@ -26,19 +26,25 @@ import (
 
 var lastSleeper atomic.Int64
 
-// A sleeper is a command with three sleeping processes. They are known by how
-// long they sleep, which differs between sleepers.
+// A sleeper is a command with sleeping processes. They are known by how long
+// they sleep, which differs between sleepers.
 type sleeper struct {
 	t       *testing.T
 	seconds string
 	command string
+	each    int // how many processes sleep on each node
 }
 
-// newSleeper returns a sleeper. What is left of its processes is killed when
-// the test ends.
+// newSleeper returns a sleeper with three processes.
 func newSleeper(t *testing.T) sleeper {
+	return newSleeperOf(t, "sleep N & sleep N | cat & echo $0; sleep N; :", 3)
+}
+
+// newSleeperOf returns a sleeper with that many processes, each "sleep N" in the
+// command. What is left of them is killed when the test ends.
+func newSleeperOf(t *testing.T, command string, each int) sleeper {
 	n := fmt.Sprintf("4321%06d", os.Getpid()*1000%1000000+int(lastSleeper.Add(1)))
-	s := sleeper{t, n, fmt.Sprintf("sleep %s & sleep %[1]s | cat & echo $0; sleep %[1]s; :", n)}
+	s := sleeper{t, n, strings.ReplaceAll(command, "sleep N", "sleep "+n), each}
 	t.Cleanup(func() {
 		for _, pid := range s.processes() {
 			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
@@ -131,7 +137,7 @@ func (s sleeper) cancelled(client *api.Client, nodes int, form string, options .
 			if outputs++; outputs == nodes {
 				go func() {
 					defer close(waiting)
-					s.await(3 * nodes)
+					s.await(s.each * nodes)
 					cancel()
 				}()
 			}
