@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -26,19 +26,25 @@ import (
 
 var lastSleeper atomic.Int64
 
-// A sleeper is a command with three sleeping processes. They are known by how
-// long they sleep, which differs between sleepers.
+// A sleeper is a command with sleeping processes. They are known by how long
+// they sleep, which differs between sleepers.
 type sleeper struct {
 	t       *testing.T
 	seconds string
 	command string
+	each    int // how many processes sleep on each node
 }
 
-// newSleeper returns a sleeper. What is left of its processes is killed when
-// the test ends.
+// newSleeper returns a sleeper with three processes.
 func newSleeper(t *testing.T) sleeper {
+	return newSleeperOf(t, "sleep N & sleep N | cat & echo $0; sleep N; :", 3)
+}
+
+// newSleeperOf returns a sleeper with that many processes, each "sleep N" in the
+// command. What is left of them is killed when the test ends.
+func newSleeperOf(t *testing.T, command string, each int) sleeper {
 	n := fmt.Sprintf("4321%06d", os.Getpid()*1000%1000000+int(lastSleeper.Add(1)))
-	s := sleeper{t, n, fmt.Sprintf("sleep %s & sleep %[1]s | cat & echo $0; sleep %[1]s; :", n)}
+	s := sleeper{t, n, strings.ReplaceAll(command, "sleep N", "sleep "+n), each}
 	t.Cleanup(func() {
 		for _, pid := range s.processes() {
 			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
@@ -92,27 +98,26 @@ func (s sleeper) await(want int) {
 	}
 }
 
-// checkFiles checks that the files of a script are gone. The script has printed
-// its name. An agent may take a moment to remove its own file.
-func checkFiles(t *testing.T, result *consulexec.Result) {
+// A file of an agent, in its temporary directory, has the script and what else
+// the runner needs.
+const agentFile = "rexec*"
+
+// checkFiles checks the files of a script that has ended. The script has printed
+// its name. It was in the guard, the directory that the runner makes for a run,
+// which goes within a minute. The agent's own file has to be gone by now.
+func checkFiles(t *testing.T, id string, result *consulexec.Result) {
 	t.Helper()
+	guard := regexp.MustCompile("^(/.+)/consulexec-" + regexp.QuoteMeta(id) + `-[0-9]+(-[1-9])?/script\n$`)
 	for _, n := range result.Nodes {
-		script := strings.TrimSpace(string(n.Output))
-		own, dir := strings.CutSuffix(script, ".d/script")
-		if !dir {
-			t.Errorf("the script of %s is %q", n.Node, script)
+		name := guard.FindSubmatch(n.Output)
+		if name == nil {
+			t.Errorf("the script of %s is %q", n.Node, n.Output)
 			continue
 		}
-		if _, err := os.Stat(own + ".d"); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("directory %s is left, error %v", own+".d", err)
-		}
-		for deadline := time.Now().Add(time.Minute); ; pause(t.Context(), 10*time.Millisecond) {
-			if _, err := os.Stat(own); errors.Is(err, os.ErrNotExist) {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Errorf("file %s is left", own)
-				break
+		files, _ := filepath.Glob(filepath.Join(string(name[1]), agentFile))
+		for _, file := range files {
+			if text, _ := os.ReadFile(file); strings.HasPrefix(string(text), "consulexec-"+id+"\n") {
+				t.Errorf("file %s of %s is left", file, n.Node)
 			}
 		}
 	}
@@ -120,7 +125,7 @@ func checkFiles(t *testing.T, result *consulexec.Result) {
 
 // cancelled runs a form of the sleeper. It cancels the run once the sleeper
 // runs on that many nodes.
-func (s sleeper) cancelled(client *api.Client, nodes int, form string, options ...consulexec.Option) (*consulexec.Result, error) {
+func (s sleeper) cancelled(client *api.Client, nodes int, form string, options ...consulexec.Option) (id string, result *consulexec.Result, err error) {
 	s.t.Helper()
 	ctx, cancel := context.WithCancel(s.t.Context())
 	defer cancel()
@@ -132,19 +137,21 @@ func (s sleeper) cancelled(client *api.Client, nodes int, form string, options .
 			if outputs++; outputs == nodes {
 				go func() {
 					defer close(waiting)
-					s.await(3 * nodes)
+					s.await(s.each * nodes)
 					cancel()
 				}()
 			}
 		}
 	}
 	command, as := s.form(form)
-	result, err := rec.Run(ctx, command, append(as, options...)...)
+	e := rec.New(command, append(as, options...)...)
+	result, err = e.Run(ctx)
+	rec.Check(e, result, err)
 	if !errors.Is(err, context.Canceled) {
 		s.t.Fatalf("error %v, states %s", err, runtest.States(result))
 	}
 	<-waiting
-	return result, err
+	return e.ID(), result, err
 }
 
 // TestEndOnNodes ends commands on their nodes, when the context ends and at
@@ -162,36 +169,61 @@ func TestEndOnNodes(t *testing.T) {
 	})
 	t.Run("consul", func(t *testing.T) {
 		needsConsul(t)
-		cluster := devcluster.Start(t, devcluster.Config{Nodes: devcluster.Nodes(1, 2)})
+		tmp := t.TempDir()
+		nodes := devcluster.Nodes(1, 2)
+		for i := range nodes {
+			nodes[i].Env = []string{"TMPDIR=" + tmp}
+		}
+		cluster := devcluster.Start(t, devcluster.Config{Nodes: nodes})
 		endOnNodes(t, cluster.Client("server-1"), func(name string) {
 			if err := cluster.Kill(name); err != nil {
 				t.Error(err)
 			}
 		})
-		checkProcesses(t, cluster)
+		checkSwept(t, cluster, tmp)
 	})
 }
 
-// checkProcesses checks that nothing is left of what the agents started. It
-// allows some seconds for the ends of sleepers that the tests killed.
-func checkProcesses(t *testing.T, cluster *devcluster.Cluster) {
+// checkSwept checks that nothing is left of what the agents started, and no file
+// in their temporary directories. It waits for the sweepers: for up to a minute
+// after a command's end, one keeps its guard and then removes it.
+func checkSwept(t *testing.T, cluster *devcluster.Cluster, tmps ...string) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; pause(t.Context(), 10*time.Millisecond) {
-		processes, err := cluster.Processes()
-		if err != nil {
-			t.Fatal(err)
-		}
-		left := slices.DeleteFunc(processes, func(p devcluster.Process) bool { return p.Agent })
+	for deadline := time.Now().Add(70 * time.Second); ; pause(t.Context(), 50*time.Millisecond) {
+		left := leftovers(t, cluster, tmps)
 		if len(left) == 0 {
 			return
 		}
 		if time.Now().After(deadline) {
-			for _, p := range left {
-				t.Errorf("left on %s: %.200q", p.Node, p.Args)
-			}
+			t.Errorf("left:\n%s", strings.Join(left, "\n"))
 			return
 		}
 	}
+}
+
+// leftovers returns the processes that the agents started and that still run, and
+// the files in their temporary directories.
+func leftovers(t *testing.T, cluster *devcluster.Cluster, tmps []string) (left []string) {
+	t.Helper()
+	processes, err := cluster.Processes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range processes {
+		if !p.Agent {
+			left = append(left, fmt.Sprintf("process %d of %s: %.200q", p.PID, p.Node, p.Args))
+		}
+	}
+	for _, tmp := range tmps {
+		files, err := os.ReadDir(tmp)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			left = append(left, filepath.Join(tmp, file.Name()))
+		}
+	}
+	return left
 }
 
 // endOnNodes runs the tests of TestEndOnNodes on server-1, client-1 and
@@ -230,7 +262,7 @@ func endOnLiveNodes(t *testing.T, client *api.Client) {
 	for _, form := range forms {
 		parallel("cancelled/"+form, func(t *testing.T) {
 			s := newSleeper(t)
-			result, err := s.cancelled(client, nodes, form, consulexec.WithKillOnCancel())
+			id, result, err := s.cancelled(client, nodes, form, consulexec.WithKillOnCancel())
 			if n := s.running(); n > 0 {
 				t.Errorf("%d processes are left", n)
 			}
@@ -241,28 +273,31 @@ func endOnLiveNodes(t *testing.T, client *api.Client) {
 				t.Errorf("states %s, want %s", got, want)
 			}
 			if form == "script" {
-				checkFiles(t, result)
+				checkFiles(t, id, result)
 			}
 		})
 		parallel("timed out/"+form, func(t *testing.T) {
 			s := newSleeper(t)
 			command, options := s.form(form)
 			start := time.Now()
-			_, result, err := runtest.Execute(t, client, command, append(options, consulexec.WithTimeout(1500*time.Millisecond))...)
-			if got, want := runtest.States(result), "client-1: exit 143, client-2: exit 143, server-1: exit 143"; err != nil || got != want {
-				t.Errorf("error %v, states %s", err, got)
+			rec := runtest.NewRecorder(t, client)
+			e := rec.New(command, append(options, consulexec.WithTimeout(1500*time.Millisecond))...)
+			result, err := e.Run(t.Context())
+			rec.Check(e, result, err)
+			checkTimedOut(t, result, err)
+			if took := time.Since(start); took < 2*time.Second {
+				t.Errorf("took %v, want at least 2s", took)
 			}
-			if took := time.Since(start); took < 1500*time.Millisecond {
-				t.Errorf("took %v, want at least 1.5s", took)
+			if n := s.running(); n > 0 {
+				t.Errorf("%d processes are left", n)
 			}
-			s.await(0)
 			if form == "script" {
-				checkFiles(t, result)
+				checkFiles(t, e.ID(), result)
 			}
 		})
 		parallel("without the options/"+form, func(t *testing.T) {
 			s := newSleeper(t)
-			result, _ := s.cancelled(client, nodes, form)
+			_, result, _ := s.cancelled(client, nodes, form)
 			if n := s.running(); n != 3*nodes {
 				t.Errorf("%d processes are left, want all %d", n, 3*nodes)
 			}
@@ -282,20 +317,21 @@ func endOnLiveNodes(t *testing.T, client *api.Client) {
 			}
 		}
 	})
-	parallel("own status", func(t *testing.T) {
-		_, result, err := runtest.Execute(t, client, "exec 2>/dev/null; trap 'echo bye; exit 7' TERM; while :; do sleep 0.1; done", consulexec.WithTimeout(time.Second))
-		if got, want := runtest.States(result), "client-1: exit 7, client-2: exit 7, server-1: exit 7"; err != nil || got != want {
-			t.Errorf("error %v, states %s", err, got)
-		}
-		for _, n := range result.Nodes {
-			if string(n.Output) != "bye\n" {
-				t.Errorf("%s: output %q", n.Node, n.Output)
+	for _, status := range []string{"0", "7"} {
+		parallel("exits itself with "+status, func(t *testing.T) {
+			command := "exec 2>/dev/null; trap 'echo bye; exit " + status + "' TERM; while :; do sleep 0.1; done"
+			_, result, err := runtest.Execute(t, client, command, consulexec.WithTimeout(time.Second))
+			checkTimedOut(t, result, err)
+			for _, n := range result.Nodes {
+				if string(n.Output) != "bye\n" {
+					t.Errorf("%s: output %q", n.Node, n.Output)
+				}
 			}
-		}
-	})
+		})
+	}
 	parallel("nobody is expected", func(t *testing.T) {
 		s := newSleeper(t)
-		_, err := s.cancelled(client, nodes, "command", consulexec.WithKillOnCancel(), consulexec.WithoutDiscovery())
+		_, _, err := s.cancelled(client, nodes, "command", consulexec.WithKillOnCancel(), consulexec.WithoutDiscovery())
 		if n := s.running(); n > 0 {
 			t.Errorf("%d processes are left: %v", n, err)
 		}
@@ -328,6 +364,19 @@ func endOnLiveNodes(t *testing.T, client *api.Client) {
 			t.Errorf("%d processes are left: %v", other.running(), err)
 		}
 	})
+}
+
+// checkTimedOut checks that the timeout ended the command on three nodes.
+func checkTimedOut(t *testing.T, result *consulexec.Result, err error) {
+	t.Helper()
+	if got, want := runtest.States(result), "client-1: exit 124, client-2: exit 124, server-1: exit 124"; err != nil || got != want {
+		t.Errorf("error %v, states %s, want %s", err, got, want)
+	}
+	for _, n := range result.Nodes {
+		if !n.TimedOut {
+			t.Errorf("%s did not time out: %v", n.Node, n.Err)
+		}
+	}
 }
 
 // endOnDeadNode kills the agent of client-2 before it cancels the run. Only the

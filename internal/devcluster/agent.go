@@ -87,7 +87,7 @@ func (a *agent) start(l *launcher) error {
 		"-config-file="+filepath.Join(a.dir, configFile),
 		"-config-file="+filepath.Join(a.dir, extraConfigFile))
 	cmd.Dir = a.dir
-	cmd.Env = append(os.Environ(), processEnv+"="+a.dir)
+	cmd.Env = append(append(os.Environ(), a.node.Env...), processEnv+"="+a.dir)
 	cmd.Stdout = log
 	cmd.Stderr = log
 	cmd.SysProcAttr = sysProcAttr()

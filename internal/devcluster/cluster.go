@@ -83,6 +83,10 @@ type Node struct {
 	// Config is additional agent configuration in HCL or JSON. It overrides
 	// this package's settings.
 	Config string
+
+	// Env is added to this program's environment for the agent, in the form
+	// "name=value". The agent's commands inherit it.
+	Env []string
 }
 
 // Service is a service of one agent. ID defaults to Name, and Name to ID. One
