@@ -17,12 +17,13 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 )
 
-// The tests in this file do what an agent does with a job, with each kind of
+// The files *_unix_test.go do what an agent does with a job, with each kind of
 // shell that there is on this machine as the node's /bin/sh.
 
 // TestMain runs more tests at once than there are cores, as most of the time
@@ -67,11 +68,19 @@ func shells(t testing.TB) []nodeShell {
 }
 
 // job returns the job of a spec for a node with that /bin/sh. The guard goes
-// half a second after the command's end.
+// soon after the first shell's end.
 func (s nodeShell) job(spec Spec, id string) Job {
+	return s.guarded(spec, id, "while kill -0 '$$' 2>/dev/null; do sleep 0.2 || sleep 1; done; sleep 0.3 || sleep 1;")
+}
+
+// kept returns a job like job does, but its guard stays while a test goes on.
+func (s nodeShell) kept(spec Spec, id string) Job { return s.guarded(spec, id, "sleep 300;") }
+
+// guarded returns a job like job does. Its guard goes after the pause.
+func (s nodeShell) guarded(spec Spec, id, pause string) Job {
 	job := spec.Job(id)
 	_, _, _, rest := spec.program()
-	s.change(job.Args[:len(job.Args)-len(rest)-2], "sleep 0.5 || sleep 1;")
+	s.change(job.Args[:len(job.Args)-len(rest)-2], pause)
 	return job
 }
 
@@ -110,11 +119,15 @@ type agent struct {
 	t   testing.TB
 	env []string
 	tmp string
+	dir string // its working directory
 	tag string // is in the environment of all that it starts
+
+	groups bool // whether each job starts in a process group of its own
 }
 
 func newAgent(t testing.TB, env ...string) *agent {
 	a := &agent{t: t, tmp: t.TempDir()}
+	a.dir = a.tmp
 	a.tag = "CONSULEXEC_TEST=" + a.tmp
 	a.env = append([]string{"PATH=" + os.Getenv("PATH"), "PWD=" + a.tmp, "TMPDIR=" + a.tmp, a.tag}, env...)
 	t.Cleanup(func() {
@@ -125,13 +138,66 @@ func newAgent(t testing.TB, env ...string) *agent {
 	return a
 }
 
+// beside returns another agent that has the same TMPDIR.
+func (a *agent) beside() *agent {
+	b := newAgent(a.t)
+	b.env = append(slices.Clone(a.env), "PWD="+b.tmp, b.tag)
+	b.dir, b.tmp = b.tmp, a.tmp
+	return b
+}
+
+// without returns the agent's environment without a variable.
+func (a *agent) without(name string) []string {
+	return slices.DeleteFunc(slices.Clone(a.env), func(v string) bool { return strings.HasPrefix(v, name+"=") })
+}
+
+// A buffer can be read while it is written to.
+type buffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
 // A started is a job that runs.
 type started struct {
 	*agent
 	cmd    *exec.Cmd
-	output bytes.Buffer
+	output buffer
 	done   chan struct{}
 	script string
+}
+
+// file writes a file into TMPDIR and returns its path.
+func (a *agent) file(name string, text []byte) string {
+	a.t.Helper()
+	path := filepath.Join(a.tmp, name)
+	syscall.ForkLock.RLock() // nobody may inherit the open file
+	err := os.WriteFile(path, text, 0o750)
+	syscall.ForkLock.RUnlock()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return path
+}
+
+// has reports whether there are files of that pattern in TMPDIR.
+func (a *agent) has(pattern string) bool {
+	files, err := filepath.Glob(filepath.Join(a.tmp, pattern))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return len(files) > 0
 }
 
 // start runs a job as an agent does.
@@ -140,13 +206,7 @@ func (a *agent) start(job Job) *started {
 	s := &started{agent: a, done: make(chan struct{})}
 	command := job.Command
 	if len(job.Script) > 0 {
-		s.script = filepath.Join(a.tmp, fmt.Sprint("rexec", rand.Int64()))
-		syscall.ForkLock.RLock() // nobody may inherit the open file
-		err := os.WriteFile(s.script, job.Script, 0o750)
-		syscall.ForkLock.RUnlock()
-		if err != nil {
-			a.t.Fatal(err)
-		}
+		s.script = a.file(fmt.Sprint("rexec", rand.Int64()), job.Script)
 		command = s.script
 	}
 	if len(job.Args) > 0 {
@@ -160,12 +220,13 @@ func (a *agent) start(job Job) *started {
 		}
 		s.cmd = exec.Command(sh, "-c", command)
 	}
-	s.cmd.Env, s.cmd.Dir = a.env, a.tmp
+	s.cmd.Env, s.cmd.Dir = a.env, a.dir
 	r, w, err := os.Pipe()
 	if err != nil {
 		a.t.Fatal(err)
 	}
 	s.cmd.Stdout, s.cmd.Stderr = w, w
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: a.groups}
 	err = s.cmd.Start()
 	w.Close()
 	if err != nil {
@@ -186,7 +247,7 @@ func (s *started) wait() (output string, code int) {
 	s.t.Helper()
 	select {
 	case <-s.done:
-	case <-time.After(time.Minute):
+	case <-time.After(2 * time.Minute):
 		s.t.Fatalf("the job does not end; processes %v", s.list())
 	}
 	return s.output.String(), s.cmd.ProcessState.ExitCode()
@@ -225,30 +286,40 @@ func (a *agent) list() (lines []string) {
 // jobs.
 func (a *agent) nothingLeft() {
 	a.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		files, err := os.ReadDir(a.tmp)
 		if err != nil {
 			a.t.Fatal(err)
+		}
+		late := time.Now().After(deadline)
+		if len(files) > 0 && !late {
+			continue
 		}
 		processes := a.list()
 		if len(files)+len(processes) == 0 {
 			return
 		}
-		if time.Now().After(deadline) {
+		if late {
 			a.t.Fatalf("left: files %v, processes %v", files, processes)
 		}
 	}
 }
 
-// until waits for the first output.
+// until waits until the command has made a file.
 func (s *started) until(file string) {
 	s.t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
-		if _, err := os.Stat(filepath.Join(s.tmp, file)); err == nil {
-			return
-		}
+	s.untilTrue("a file "+file, func() bool {
+		_, err := os.Stat(filepath.Join(s.dir, file))
+		return err == nil
+	})
+}
+
+// untilTrue waits for something.
+func (s *started) untilTrue(what string, is func() bool) {
+	s.t.Helper()
+	for deadline := time.Now().Add(time.Minute); !is(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			s.t.Fatalf("there is no file %s: %q", file, s.cmd.Args)
+			s.t.Fatalf("there is not %s; output %q, processes %q", what, s.output.String(), s.list())
 		}
 	}
 }
