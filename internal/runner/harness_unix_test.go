@@ -282,6 +282,14 @@ func (a *agent) list() (lines []string) {
 	return lines
 }
 
+// guard returns where a run has its guard on this agent.
+func (a *agent) guard(id string) string {
+	a.t.Helper()
+	probe := a.start(Job{Args: []string{"/bin/sh", "-c", "cx_id=$1\n" + withoutComments(guardSource) + `printf %s "$cx_guard"`, "sh", id}})
+	output, _ := probe.wait()
+	return output
+}
+
 // nothingLeft checks that soon there is no process and no file of the agent's
 // jobs.
 func (a *agent) nothingLeft() {
