@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -122,6 +123,7 @@ type agent struct {
 	dir string // its working directory
 	tag string // is in the environment of all that it starts
 
+	ended  bool // whether nothing of its jobs is left
 	groups bool // whether each job starts in a process group of its own
 }
 
@@ -131,6 +133,9 @@ func newAgent(t testing.TB, env ...string) *agent {
 	a.tag = "CONSULEXEC_TEST=" + a.tmp
 	a.env = append([]string{"PATH=" + os.Getenv("PATH"), "PWD=" + a.tmp, "TMPDIR=" + a.tmp, a.tag}, env...)
 	t.Cleanup(func() {
+		if a.ended {
+			return
+		}
 		for _, p := range a.processes() {
 			syscall.Kill(p, syscall.SIGKILL)
 		}
@@ -203,6 +208,7 @@ func (a *agent) has(pattern string) bool {
 // start runs a job as an agent does.
 func (a *agent) start(job Job) *started {
 	a.t.Helper()
+	a.ended = false
 	s := &started{agent: a, done: make(chan struct{})}
 	command := job.Command
 	if len(job.Script) > 0 {
@@ -260,15 +266,21 @@ func (a *agent) run(job Job) (output string, code int) {
 
 // processes returns the processes of the agent's jobs, if there is a /proc.
 func (a *agent) processes() (pids []int) {
-	files, _ := filepath.Glob("/proc/[0-9]*/environ")
-	for _, file := range files {
-		env, err := os.ReadFile(file)
-		if err != nil || !slices.Contains(strings.Split(string(env), "\x00"), a.tag) {
+	proc, err := os.Open("/proc")
+	if err != nil {
+		return nil
+	}
+	defer proc.Close()
+	names, _ := proc.Readdirnames(-1)
+	tag := []byte(a.tag + "\x00")
+	for _, name := range names {
+		pid, err := strconv.Atoi(name)
+		if err != nil {
 			continue
 		}
-		var pid int
-		fmt.Sscanf(file, "/proc/%d/", &pid)
-		pids = append(pids, pid)
+		if env, err := os.ReadFile("/proc/" + name + "/environ"); err == nil && bytes.Contains(env, tag) {
+			pids = append(pids, pid)
+		}
 	}
 	return pids
 }
@@ -305,6 +317,7 @@ func (a *agent) nothingLeft() {
 		}
 		processes := a.list()
 		if len(files)+len(processes) == 0 {
+			a.ended = true
 			return
 		}
 		if late {
