@@ -170,7 +170,7 @@ func TestEndOnly(t *testing.T) {
 }
 
 // utilities are those of POSIX that the programs use.
-var utilities = []string{"cat", "cksum", "dd", "env", "find", "grep", "id", "ls", "mkdir", "mkfifo", "mv", "printf", "ps", "rm", "sed", "sleep", "uname", "wc"}
+var utilities = []string{"cat", "cksum", "dd", "env", "find", "grep", "id", "ls", "mkdir", "mkfifo", "mv", "printf", "ps", "rm", "sed", "sleep", "uname"}
 
 // TestWithoutSetsid takes setsid away. A command that could not be ended must
 // not run; a shell with job control without a terminal can do without setsid.
