@@ -3,9 +3,12 @@
 package runner
 
 import (
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -165,6 +168,173 @@ func TestEndOnly(t *testing.T) {
 		}
 		if n := a.count("sleep\x004321\x00"); n != 2 {
 			t.Errorf("%d sleep, want 2: %q", n, a.list())
+		}
+	})
+}
+
+// forge starts a process whose arguments look like those of a runner. It waits
+// until the test's end. The function returned reports whether it lives.
+func (a *agent) forge(uid int, text string) (lives func() bool) {
+	a.t.Helper()
+	cmd := exec.Command("/bin/sh", "-c", text+"\nread -r _")
+	cmd.Env, cmd.Dir = a.env, "/"
+	if uid != os.Getuid() {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
+	}
+	input, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		cmd.Wait()
+	}()
+	a.t.Cleanup(func() {
+		input.Close()
+		<-ended
+	})
+	return func() bool {
+		select {
+		case <-ended:
+			return false
+		default:
+			return true
+		}
+	}
+}
+
+// TestEndForged ends a run whose name others have in their arguments. It signals
+// none of them. It only doubts if one of them may have its guard elsewhere.
+func TestEndForged(t *testing.T) {
+	me := os.Getuid()
+	eachShell(t, func(t *testing.T, sh nodeShell) {
+		t.Parallel()
+		for _, test := range []struct {
+			name, text string
+			uid, want  int
+		}{
+			{"start", ": consulexec-ID start", me, NoAnswer},
+			{"leader", ": consulexec-ID leader", me, Ended},
+			{"another run", ": consulexec-IDa start", me, Ended},
+			{"stranger's", ": consulexec-ID start", stranger, Ended},
+		} {
+			t.Run(test.name, func(t *testing.T) {
+				t.Parallel()
+				if me != 0 && test.uid != me {
+					t.Skip("only root can start a process of somebody else")
+				}
+				if _, err := os.Stat("/proc/self/cmdline"); err != nil && test.want == NoAnswer {
+					t.Skip("without /proc nobody is seen")
+				}
+				a, id := newAgent(t), runID()
+				lives := a.forge(test.uid, strings.ReplaceAll(test.text, "ID", id))
+				if output, code := a.run(sh.end(id)); output != "" || code != test.want {
+					t.Errorf("the end: exit status %d, want %d, output %q", code, test.want, output)
+				}
+				if !lives() {
+					t.Error("it is gone")
+				}
+			})
+		}
+	})
+}
+
+// TestEndElsewhere ends a run that has its guard in another TMPDIR.
+func TestEndElsewhere(t *testing.T) {
+	if _, err := os.Stat("/proc/self/cmdline"); err != nil {
+		t.Skip("without /proc nobody is seen")
+	}
+	eachShell(t, func(t *testing.T, sh nodeShell) {
+		t.Parallel()
+		a, id := newAgent(t), runID()
+		s := a.start(sh.job(killable(Spec{Command: waits}), id))
+		s.until("up")
+		if output, code := newAgent(t).run(sh.end(id)); output != "" || code != NoAnswer {
+			t.Errorf("the end: exit status %d, output %q", code, output)
+		}
+		a.file("go", nil)
+		if output, code := s.wait(); output != "a\n" || code != 3 {
+			t.Errorf("exit status %d, output %q", code, output)
+		}
+	})
+}
+
+// TestEndBeside ends a run of two agents with one TMPDIR, and leaves a guard of
+// somebody else alone.
+func TestEndBeside(t *testing.T) {
+	eachShell(t, func(t *testing.T, sh nodeShell) {
+		t.Parallel()
+		a, id := newAgent(t, "SHELL=/bin/sh"), runID()
+		job := sh.job(killable(Spec{Command: waits}), id)
+		both := []*started{a.start(job), a.beside().start(job)}
+		for _, s := range both {
+			s.until("up")
+		}
+		theirs := filepath.Join(a.tmp, "consulexec-"+id+"-123")
+		if os.Getuid() == 0 {
+			if err := errors.Join(os.Mkdir(theirs, 0o777), os.Chown(theirs, stranger, -1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if output, code := a.run(sh.end(id)); output != "" || code != Ended {
+			t.Errorf("the end: exit status %d, output %q", code, output)
+		}
+		for _, s := range both {
+			if output, code := s.wait(); output != "a\n" || code != 143 {
+				t.Errorf("exit status %d, output %q", code, output)
+			}
+		}
+		if a.has(filepath.Base(theirs) + "/*") {
+			t.Error("there is something in the stranger's directory")
+		}
+	})
+}
+
+// TestSignals sends signals to the first shell while the command runs, and to
+// all in its process group. An agent's service manager may do so.
+func TestSignals(t *testing.T) {
+	untilGo := "until [ -e go ]; do sleep 0.1; done; "
+	commands := []struct {
+		name, command string
+		code          int
+	}{
+		{"runs", "echo a; : >up; " + untilGo + "echo b; exit 3", 3},
+		{"has ended", "(" + untilGo + "echo b) & echo a; : >up; exit 3", 3},
+		{"has killed its leader", "kill -KILL $PPID; echo a; : >up; " + untilGo + "echo b; exit 3", 137},
+	}
+	eachShell(t, func(t *testing.T, sh nodeShell) {
+		t.Parallel()
+		for _, c := range commands {
+			var all []*started
+			for range 2 {
+				a := newAgent(t, "SHELL=/bin/sh")
+				a.groups = true
+				all = append(all, a.start(sh.job(killable(Spec{Command: c.command}), runID())))
+			}
+			for i, s := range all {
+				s.until("up")
+				pid := s.cmd.Process.Pid
+				if i == 1 {
+					pid = -pid
+				}
+				for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM} {
+					time.Sleep(100 * time.Millisecond) // for it to arrive, and to act
+					if err := syscall.Kill(pid, signal); err != nil {
+						t.Errorf("%s: %v", c.name, err)
+					}
+				}
+			}
+			time.Sleep(100 * time.Millisecond)
+			for i, s := range all {
+				s.file("go", nil)
+				if output, code := s.wait(); output != "a\nb\n" || code != c.code {
+					t.Errorf("%s, %d: exit status %d, output %q", c.name, i, code, output)
+				}
+			}
 		}
 	})
 }

@@ -136,9 +136,11 @@ func TestGuardTaken(t *testing.T) {
 	eachShell(t, func(t *testing.T, sh nodeShell) {
 		t.Parallel()
 		for name, take := range map[string]func(path string) error{
-			"file":     func(path string) error { return os.WriteFile(path, []byte("theirs"), 0o600) },
-			"FIFO":     func(path string) error { return syscall.Mkfifo(path, 0o600) },
-			"link":     func(path string) error { return errors.Join(os.Mkdir(linked(path), 0o700), os.Symlink(linked(path), path)) },
+			"file": func(path string) error { return os.WriteFile(path, []byte("theirs"), 0o600) },
+			"FIFO": func(path string) error { return syscall.Mkfifo(path, 0o600) },
+			"link": func(path string) error {
+				return errors.Join(os.Mkdir(linked(path), 0o700), os.Symlink(linked(path), path))
+			},
 			"bad link": func(path string) error { return os.Symlink("/no/such", path) },
 			"stranger": func(path string) error { return errors.Join(os.Mkdir(path, 0o777), os.Chown(path, stranger, -1)) },
 		} {
