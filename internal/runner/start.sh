@@ -54,9 +54,9 @@ esac
 # take makes the data the guard's own. It must be whole: an agent on a full disk
 # leaves the rest out. Where agents share a directory, their files are the same.
 take() {
-	find "${TMPDIR:-/tmp}/." ! -name . -prune -type f -user "$(id -u)" -name 'rexec*' | while read -r cx_file; do
+	find "${TMPDIR:-/tmp}/." ! -name . -prune -type f -user "$(id -u)" -size "${cx_size}c" -name 'rexec*' | while read -r cx_file; do
 		read -r cx_first <"$cx_file" || continue
-		[ "$cx_first" = "consulexec-$cx_id" ] && [ "$(wc -c <"$cx_file")" -eq "$cx_size" ] && mv "$cx_file" "$cx_dir/data" && break
+		[ "$cx_first" = "consulexec-$cx_id" ] && mv "$cx_file" "$cx_dir/data" && break
 	done
 	[ -f "$cx_dir/data" ]
 }
