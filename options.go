@@ -373,7 +373,7 @@ func setAtLeastOne(to *int, option string, n int) error {
 //
 // The node needs a POSIX /bin/sh (tried: bash, busybox, dash, ksh93, mksh, zsh),
 // cat, cksum, dd, env, find, grep, id, ls, mkdir, mkfifo, mv, printf, ps (only
-// without /proc), rm, sed, sleep, uname and wc. It also needs setsid (util-linux,
+// without /proc), rm, sed, sleep and uname. It also needs setsid (util-linux,
 // busybox) or a /bin/sh with job control, such as bash. The agent's user can
 // write to its TMPDIR, or /tmp. There the runner keeps a directory whose name
 // begins with consulexec-. It is gone a minute after the command's end. Without
