@@ -104,7 +104,8 @@ const agentFile = "rexec*"
 
 // checkFiles checks the files of a script that has ended. The script has printed
 // its name. It was in the guard, the directory that the runner makes for a run,
-// which goes within a minute. The agent's own file has to be gone by now.
+// which goes within a minute. The agent's own file goes at once, but an agent may
+// take a moment for that.
 func checkFiles(t *testing.T, id string, result *consulexec.Result) {
 	t.Helper()
 	guard := regexp.MustCompile("^(/.+)/consulexec-" + regexp.QuoteMeta(id) + `-[0-9]+(-[1-9])?/script\n$`)
@@ -114,13 +115,29 @@ func checkFiles(t *testing.T, id string, result *consulexec.Result) {
 			t.Errorf("the script of %s is %q", n.Node, n.Output)
 			continue
 		}
-		files, _ := filepath.Glob(filepath.Join(string(name[1]), agentFile))
-		for _, file := range files {
-			if text, _ := os.ReadFile(file); strings.HasPrefix(string(text), "consulexec-"+id+"\n") {
-				t.Errorf("file %s of %s is left", file, n.Node)
+		for deadline := time.Now().Add(20 * time.Second); ; pause(t.Context(), 10*time.Millisecond) {
+			left := filesOf(id, string(name[1]))
+			if len(left) == 0 {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Errorf("%s has left %q", n.Node, left)
+				break
 			}
 		}
 	}
+}
+
+// filesOf returns the files of agents in a temporary directory that have the
+// script of a run.
+func filesOf(id, tmp string) (left []string) {
+	files, _ := filepath.Glob(filepath.Join(tmp, agentFile))
+	for _, file := range files {
+		if text, _ := os.ReadFile(file); strings.HasPrefix(string(text), "consulexec-"+id+"\n") {
+			left = append(left, file)
+		}
+	}
+	return left
 }
 
 // cancelled runs a form of the sleeper. It cancels the run once the sleeper
