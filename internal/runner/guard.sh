@@ -18,19 +18,20 @@ own() {
 }
 
 # claim sets cx_dir to the guard. It returns 0 if it has made it, 1 if the guard
-# was there, and 2 if it can't make one and has said why.
+# was there, and 2 if it can't make one and has said why. Copies that start at
+# once must come to the same name: only when mkdir has failed is a name
+# somebody else's.
 claim() {
-	cx_dir=
 	for cx_n in '' -1 -2 -3 -4 -5 -6 -7 -8 -9; do
-		if own "$cx_guard$cx_n"; then
-			cx_dir=$cx_guard$cx_n
-			return 1
-		fi
-		[ -n "$cx_dir" ] || [ -e "$cx_guard$cx_n" ] || [ -h "$cx_guard$cx_n" ] || cx_dir=$cx_guard$cx_n
+		cx_dir=$cx_guard$cx_n
+		! own "$cx_dir" || return 1
 	done
-	cx_dir=${cx_dir:-$cx_guard}
-	cx_why=$(mkdir -m 700 "$cx_dir" 2>&1) && return 0
-	own "$cx_dir" && return 1
+	for cx_n in '' -1 -2 -3 -4 -5 -6 -7 -8 -9; do
+		cx_dir=$cx_guard$cx_n
+		cx_why=$(mkdir -m 700 "$cx_dir" 2>&1) && return 0
+		! own "$cx_dir" || return 1
+		[ -e "$cx_dir" ] || [ -h "$cx_dir" ] || break
+	done
 	echo "consulexec: not run: $cx_why"
 	return 2
 }
