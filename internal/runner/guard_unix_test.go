@@ -360,7 +360,7 @@ func TestDataGone(t *testing.T) {
 		for _, file := range files {
 			names = append(names, file.Name())
 		}
-		if want := []string{"events", "hold", "input", "output", "script"}; !slices.Equal(names, want) {
+		if want := []string{"events", "hold", "output", "script"}; !slices.Equal(names, want) {
 			t.Errorf("the guard has %q, want %q", names, want)
 		}
 		info, err := os.Stat(filepath.Join(a.guard(id), "script"))
