@@ -52,13 +52,17 @@ case $? in
 esac
 
 # take makes the data the guard's own. It must be whole: an agent on a full disk
-# leaves the rest out. Where agents share a directory, their files are the same.
+# leaves the rest out. If agents share the directory, each has written the same
+# file, and it removes its file when its own copy of the job ends. So take brings
+# all of them into this guard, where the other copies find theirs.
 take() {
 	find "${TMPDIR:-/tmp}/." ! -name . -prune -type f -user "$(id -u)" -size "${cx_size}c" -name 'rexec*' | while read -r cx_file; do
-		read -r cx_first <"$cx_file" || continue
-		[ "$cx_first" = "consulexec-$cx_id" ] && mv "$cx_file" "$cx_dir/data" && break
+		read -r cx_first <"$cx_file" && [ "$cx_first" = "consulexec-$cx_id" ] && mv "$cx_file" "$cx_dir/spare-${cx_file##*/}"
 	done
-	[ -f "$cx_dir/data" ]
+	for cx_file in "$cx_dir"/spare-* "${TMPDIR:-/tmp}/consulexec-$cx_id-"*/spare-*; do
+		own "${cx_file%/*}" && mv "$cx_file" "$cx_dir/data" && return 0
+	done
+	return 1
 }
 
 # cut writes the next bytes of the data to a file.
@@ -66,7 +70,12 @@ cut() { dd bs="$1" count=1 <&9 >"$2"; }
 
 exec 7</dev/null 9</dev/null
 if [ -n "$cx_size" ]; then
-	take 2>/dev/null || fail "its script, input or environment is not in ${TMPDIR:-/tmp}, or not whole: is the disk full?"
+	# Others may take files at the same time. There is one for each copy.
+	for cx_n in 1 2 3 4 5; do
+		take && break
+		sleep 0.2 || sleep 1
+	done 2>/dev/null
+	[ -f "$cx_dir/data" ] || fail "its script, input or environment is not in ${TMPDIR:-/tmp}, or not whole: is the disk full?"
 	exec 9<"$cx_dir/data"
 	rm -f "$cx_dir/data"
 	{
