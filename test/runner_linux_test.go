@@ -617,7 +617,7 @@ func runnerTwice(t *testing.T, c *runnerCluster) {
 		{"while it runs", []time.Duration{1000 * ms, 2000 * ms, 3300 * ms}, "for i in 1 2 3 4 5 6 7; do echo $i; sleep 0.5; done", nil, "1\n2\n3\n4\n5\n6\n7\n"},
 		{"around its end", []time.Duration{900 * ms, 1000 * ms, 1100 * ms, 1200 * ms, 1300 * ms, 1400 * ms}, "sleep 1; echo DATA", nil, "DATA\n"},
 		{"input", []time.Duration{0, 100 * ms, 1000 * ms}, "cat; sleep 2", []consulexec.Option{consulexec.WithStdin([]byte(input))}, input},
-		{"short", []time.Duration{0, 10 * ms}, "echo DATA", nil, "DATA\n"},
+		{"short", []time.Duration{0, 10 * ms, 20 * ms, 30 * ms, 40 * ms, 60 * ms, 80 * ms, 100 * ms, 150 * ms}, "echo DATA", nil, "DATA\n"},
 	} {
 		parallel(t, test.name, func(t *testing.T) {
 			transport := &repeating{RoundTripper: http.DefaultTransport, after: test.after}
