@@ -130,8 +130,8 @@ func TestAgentsBeside(t *testing.T) {
 // stranger is another user's number.
 const stranger = 54321
 
-// TestGuardTaken has something else with the guard's name. The run takes the next
-// name, and a second copy does as well.
+// TestGuardTaken has something else with the guard's name. The run takes the
+// next name, and a second copy does as well.
 func TestGuardTaken(t *testing.T) {
 	eachShell(t, func(t *testing.T, sh nodeShell) {
 		t.Parallel()
