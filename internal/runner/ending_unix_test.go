@@ -304,16 +304,21 @@ func TestSignals(t *testing.T) {
 	}{
 		{"runs", "echo a; : >up; " + untilGo + "echo b; exit 3", 3},
 		{"has ended", "(" + untilGo + "echo b) & echo a; : >up; exit 3", 3},
-		{"has killed its leader", "kill -KILL $PPID; echo a; : >up; " + untilGo + "echo b; exit 3", 137},
+		{"has killed its leader", "kill -KILL $PPID; echo a; : >up; exec sleep 4321", TimedOut},
 	}
 	eachShell(t, func(t *testing.T, sh nodeShell) {
 		t.Parallel()
 		for _, c := range commands {
 			var all []*started
+			var wants []string
 			for range 2 {
 				a := newAgent(t, "SHELL=/bin/sh")
 				a.groups = true
-				all = append(all, a.start(sh.job(killable(Spec{Command: c.command}), runID())))
+				id, want, limit := runID(), "a\nb\n", time.Hour
+				if c.code == TimedOut {
+					want, limit = "a\n"+string(TimeoutNote(id)), 3*time.Second
+				}
+				all, wants = append(all, a.start(sh.job(timed(Spec{Command: c.command}, limit), id))), append(wants, want)
 			}
 			for i, s := range all {
 				s.until("up")
@@ -331,7 +336,7 @@ func TestSignals(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 			for i, s := range all {
 				s.file("go", nil)
-				if output, code := s.wait(); output != "a\nb\n" || code != c.code {
+				if output, code := s.wait(); output != wants[i] || code != c.code {
 					t.Errorf("%s, %d: exit status %d, output %q", c.name, i, code, output)
 				}
 			}

@@ -130,8 +130,8 @@ func TestAgentsBeside(t *testing.T) {
 // stranger is another user's number.
 const stranger = 54321
 
-// TestGuardTaken has something else with the guard's name. The run takes the next
-// name, and a second copy does as well.
+// TestGuardTaken has something else with the guard's name. The run takes the
+// next name, and a second copy does as well.
 func TestGuardTaken(t *testing.T) {
 	eachShell(t, func(t *testing.T, sh nodeShell) {
 		t.Parallel()
@@ -300,26 +300,26 @@ func TestDataNotWhole(t *testing.T) {
 func TestDataStrangers(t *testing.T) {
 	eachShell(t, func(t *testing.T, sh nodeShell) {
 		t.Parallel()
-		a, id := newAgent(t), runID()
-		job := sh.job(killable(Spec{Script: []byte("cat; exit 3\n"), Stdin: []byte("mine")}), id)
-		other := bytes.Replace(job.Script, []byte(id), []byte(runID()), 1)
-		huge := a.file("rexec4", job.Script)
-		a.file("rexec1", other)
-		a.file("other", job.Script)
-		a.file("rexec2", []byte(strings.Repeat("x", len(job.Script))))
+		a := newAgent(t)
+		spec := killable(Spec{Script: []byte("cat; exit 3\n# " + strings.Repeat("x", 500)), Stdin: []byte("mine")})
+		job, none := sh.job(spec, runID()), sh.job(spec, runID()) // none has no file
+		other := a.file("other", none.Script)
+		link := strings.Repeat("/", len(none.Script)-len(other)) + other // of the same size
+		a.file("rexec1", sh.job(spec, runID()).Script)
+		a.file("rexec2", []byte(strings.Repeat("x", len(none.Script))))
 		a.file("rexec3", nil)
 		err := errors.Join(
-			os.Truncate(huge, 1<<30),
+			os.Truncate(a.file("rexec4", none.Script), 1<<30),
 			os.Truncate(a.file("rexec5", nil), 1<<30), // has no line at all
 			syscall.Mkfifo(filepath.Join(a.tmp, "rexec0"), 0o600),
-			os.Symlink(filepath.Join(a.tmp, "other"), filepath.Join(a.tmp, "rexec6")),
+			os.Symlink(link, filepath.Join(a.tmp, "rexec6")),
 			os.Mkdir(filepath.Join(a.tmp, "rexec7"), 0o700),
 		)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if os.Getuid() == 0 {
-			if err := os.Chown(a.file("rexec8", job.Script), stranger, -1); err != nil {
+			if err := os.Chown(a.file("rexec8", none.Script), stranger, -1); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -327,9 +327,8 @@ func TestDataStrangers(t *testing.T) {
 		if output, code := a.run(job); output != "mine" || code != 3 {
 			t.Errorf("exit status %d, output %q", code, output)
 		}
-		s := sh.job(killable(Spec{Script: []byte("cat; exit 3\n"), Stdin: []byte("mine")}), id+"0")
-		s.Script = nil // the agent has not written it
-		if output, code := a.run(s); code != 126 {
+		none.Script = nil // the agent has not written it
+		if output, code := a.run(none); code != 126 {
 			t.Errorf("no file: exit status %d, output %q", code, output)
 		}
 		for _, file := range before {

@@ -32,13 +32,13 @@ func TestAgentsShell(t *testing.T) {
 			env  []string
 			want string
 		}{
-			{"not set", nil, "it 0"},
-			{"empty", []string{"SHELL="}, "it 0"},
+			{"not set", nil, sh.path + " 0"},
+			{"empty", []string{"SHELL="}, sh.path + " 0"},
 			{"false", []string{"SHELL=/bin/false"}, " 1"},
-			{"its own", []string{"SHELL=" + mine}, "my shell: -c echo it 3"},
-			{"in another's text", []string{"A=a\nSHELL=/bin/false\nB=b"}, "it 0"},
+			{"its own", []string{"SHELL=" + mine}, "my shell: -c echo $0 3"},
+			{"in another's text", []string{"A=a\nSHELL=/bin/false\nB=b"}, sh.path + " 0"},
 		} {
-			job := Spec{Command: "echo it"}
+			job := Spec{Command: "echo $0"}
 			output, code := newAgent(t, test.env...).run(sh.job(killable(job), runID()))
 			if got := fmt.Sprint(strings.TrimSpace(output), " ", code); got != test.want {
 				t.Errorf("%s: %q, want %q", test.name, got, test.want)
@@ -276,9 +276,9 @@ func TestInterpreters(t *testing.T) {
 	eachShell(t, func(t *testing.T, sh nodeShell) {
 		t.Parallel()
 		a, id := newAgent(t), runID()
-		spec := Spec{Script: []byte("#!" + echo + "  a b  \n"), Args: []string{"c  d"}}
+		spec := Spec{Script: []byte("#!" + echo + "  a  b  \n"), Args: []string{"c  d"}}
 		output, code := a.run(sh.job(killable(spec), id))
-		if want := "a b " + a.guard(id) + "/script c  d\n"; output != want || code != 0 {
+		if want := "a  b " + a.guard(id) + "/script c  d\n"; output != want || code != 0 {
 			t.Errorf("an argument: exit status %d, output %q, want %q", code, output, want)
 		}
 		output, code = a.run(sh.job(killable(Spec{Script: []byte("#!/no/such/interpreter\n")}), runID()))
@@ -371,14 +371,14 @@ func TestMaxOutputCountless(t *testing.T) {
 // are counted right.
 func TestOutputLive(t *testing.T) {
 	command := "echo first; until [ -e go ]; do sleep 0.1; done; " +
-		"i=100; while [ $i -lt 160 ]; do printf \"bytes%s\" $i; sleep 0.01; i=$((i + 1)); done; exit 3"
+		"i=100; while [ $i -lt 160 ]; do printf %0100d $i; sleep 0.01; i=$((i + 1)); done; exit 3"
 	want := "first\n"
 	for i := 100; i < 160; i++ {
-		want += fmt.Sprint("bytes", i)
+		want += fmt.Sprintf("%0100d", i)
 	}
 	eachShell(t, func(t *testing.T, sh nodeShell) {
 		t.Parallel()
-		for _, limit := range []int64{NoLimit, 1 << 20, 300, 5} {
+		for _, limit := range []int64{NoLimit, 1 << 20, 5000, 300, 5} {
 			a := newAgent(t)
 			s := a.start(sh.job(Spec{Command: command, MaxOutput: limit, Killable: true}, runID()))
 			part := want
