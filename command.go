@@ -93,9 +93,10 @@ func WithShell(path string) Option {
 // Consul's KV store, like the command.
 //
 // A variable SHELL does not choose the shell that runs the command: WithShell
-// does. A node whose /bin/sh holds a variable read-only can't set it: with bash
-// these are UID, EUID, PPID and SHELLOPTS. There the command does not run. The
-// status is 125, and the reason is the output.
+// does. A variable PATH counts for a program of WithArgs and a name of WithShell,
+// too. A node whose /bin/sh does not let go of a variable can't set it: with bash
+// these are UID, EUID, PPID and SHELLOPTS, with dash OPTIND. There the command
+// does not run. The status is 125, and the reason is the output.
 //
 // WithTimeout says what a node needs. The option does not work on Windows
 // agents.

@@ -3,13 +3,13 @@
 # makes it is the first to act for the run there. Start and end begin with it.
 #
 # Several agents may share a machine or a /tmp. So the name has a checksum of
-# the agent's command line, its directory and the host's name, which a restart
-# of the agent does not change. If somebody else has taken the name, the next of
+# TMPDIR, the agent's command line, its directory and the host's name, which a
+# restart of the agent does not change. If somebody else has taken the name, the next of
 # ten counts.
 #
 # The variables have unusual names. To set one that is in the environment would
 # change it for the command.
-cx_sum=$({ cat "/proc/$PPID/cmdline" || ps -o args= -p "$PPID"; pwd; uname -n; } 2>/dev/null | cksum)
+cx_sum=$({ echo "${TMPDIR:-/tmp}"; cat "/proc/$PPID/cmdline" || ps -o args= -p "$PPID"; pwd; uname -n; } 2>/dev/null | cksum)
 cx_guard=${TMPDIR:-/tmp}/consulexec-$cx_id-${cx_sum%% *}
 
 # own reports whether a directory is there and belongs to this user.

@@ -28,6 +28,7 @@ shift 4
 # fail ends a run that has not begun.
 fail() {
 	echo "consulexec: not run: $1"
+	rm -f "$cx_dir/script" "$cx_dir/input"
 	mkdir "$cx_dir/exit-126"
 	sweep
 	exit 126
@@ -39,12 +40,13 @@ exit_ended() {
 	[ -z "$cx_ended" ] || exit "${cx_ended%%-*}"
 }
 
-# A second copy of the job ends with the status, if that is known. Otherwise a
-# signal ends it, before its agent could write a heartbeat over the output of the
-# first one.
+# A second copy of the job ends with the status, if that is known, but not before
+# the first one's agent has had time to write the output. Otherwise a signal ends
+# it, before its agent could write a heartbeat over the output of the first one.
 claim
 case $? in
 1)
+	[ -z "$(ended)" ] || sleep 1
 	exit_ended
 	kill -KILL $$
 	;;
