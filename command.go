@@ -152,7 +152,8 @@ func WithStdin(input []byte) Option {
 // WithMaxOutput limits the output of each node to its first n bytes, n >= 0:
 // stdout and stderr in one stream. The default is no limit. The node throws the
 // rest away, so that it does not burden Consul's servers. One byte more may
-// travel, to tell that there was more; nobody gets it. NodeResult.Truncated
+// travel, to tell that there was more; nobody gets it. A node does not count
+// beyond 2 GiB, and passes on all output if n is larger. NodeResult.Truncated
 // says whether output was thrown away. The command does not notice: it gets no
 // SIGPIPE, and its status stays the same.
 //
@@ -185,7 +186,14 @@ func (c *config) checkCommand() error {
 	case script == nil:
 		return c.checkProgram()
 	}
-	if _, _, err := runner.Interpreter(script); err != nil && c.job.Shell == "" {
+	if c.job.Shell != "" {
+		return nil
+	}
+	interpreter, word, err := runner.Interpreter(script)
+	if err == nil {
+		err = checkSize(max(len(interpreter), len(word)))
+	}
+	if err != nil {
 		return &OptionError{Option: "WithScript", Err: err}
 	}
 	return nil

@@ -107,7 +107,7 @@ func notEnded(killed *Result, name string) error {
 	case n.State != StateExited:
 		return errors.New("does not confirm that the command has ended")
 	case n.ExitCode == runner.Survives:
-		return errors.New("a process of the command goes on after SIGKILL")
+		return errors.New("processes of the command go on")
 	case n.ExitCode == runner.Unseen:
 		return errors.New("a process that can't be found holds the command's output")
 	case n.ExitCode == runner.NoAnswer:

@@ -53,6 +53,7 @@ func TestNewRefuses(t *testing.T) {
 		{"x", []Option{WithArgs("ls")}, []string{"command and WithArgs"}},
 		{"x", []Option{WithArgs()}, []string{"command and WithArgs"}},
 		{"", []Option{WithScript([]byte("#!/bin/\xff\nls"))}, []string{"WithScript", "#! line is not valid UTF-8"}},
+		{"", []Option{WithScript([]byte("#!/bin/sh -" + strings.Repeat("x", 131071)))}, []string{"WithScript", "131072 bytes"}},
 		{"x", []Option{WithScript([]byte("ls"))}, []string{"command and WithScript"}},
 		{"x", []Option{WithScript([]byte("ls")), WithArgs("a")}, []string{"command and WithScript"}},
 		{"x", []Option{WithShell("")}, []string{`WithShell("")`, "empty"}},

@@ -30,7 +30,7 @@ import (
 // alive. So does a daemon: a process that left the group and whose parent has
 // ended. When the server closes, it also kills the rest of the groups of
 // earlier commands. On Linux it then kills every process that started with the
-// TMPDIR of one of its nodes, so only a daemon with another TMPDIR survives.
+// TMPDIR or the EXECTEST_NODE of one of its nodes. The command has both.
 func RunCommand(ctx context.Context, j *Job) int {
 	s := j.agent.srv
 	dir, err := s.beginCommand(j.agent.node)
@@ -43,7 +43,7 @@ func RunCommand(ctx context.Context, j *Job) int {
 		return 255
 	}
 	defer remove()
-	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
+	cmd.Env = append(os.Environ(), "TMPDIR="+dir, "EXECTEST_NODE="+dir)
 	r, w, err := os.Pipe()
 	if err != nil {
 		return 255

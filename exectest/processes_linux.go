@@ -45,17 +45,18 @@ func readProc(pid int, file string) []byte {
 	return data
 }
 
-// killStrays kills every process that has started with a TMPDIR below dir. It
+// killStrays kills every process that has started with a variable that names a
+// place below dir. It
 // kills until two scans in a row find none: one scan may miss a process whose
 // parent ends meanwhile, or that has no environment for a moment while it loads
 // a new program. Both may miss a process that replaces itself all the time.
 func killStrays(dir string) {
-	mark := []byte("\x00TMPDIR=" + dir + "/")
+	mark := []byte("=" + dir + "/")
 	clean := 0
 	for range maxScans {
 		clean++
 		for _, pid := range processIDs() {
-			if bytes.Contains(append([]byte{0}, readProc(pid, "environ")...), mark) {
+			if bytes.Contains(readProc(pid, "environ"), mark) {
 				syscall.Kill(pid, syscall.SIGKILL)
 				clean = 0
 			}

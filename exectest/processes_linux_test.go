@@ -37,6 +37,7 @@ func TestCloseKillsStrays(t *testing.T) {
 		{name: "left behind", rest: quietly, after: " &", exits: true},
 		{name: "left behind, cleans up later", before: "mkdir $TMPDIR/a;", rest: quietly + "; rmdir $TMPDIR/a", after: " &", exits: true},
 		{name: "stopped", before: "env -i TMPDIR=$TMPDIR PATH=$PATH ", rest: "exec >/dev/null 2>&1; kill -STOP $$", after: " &", exits: true},
+		{name: "left behind, other TMPDIR", before: "export TMPDIR=/;", rest: quietly, after: " &", exits: true},
 		{name: "foreground, other TMPDIR", before: "export TMPDIR=/;", rest: sleep, after: "; true"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -2,7 +2,7 @@
 # and waits. $1 is the run's ID. Its status is
 #
 #   0  nothing of the run is left
-#   1  something goes on after SIGKILL
+#   1  something of the command's group goes on
 #   2  somebody holds the output who can't be found
 #   3  a runner does not answer
 #
@@ -21,7 +21,7 @@ exec 2>/dev/null
 # none_starts reports whether no process of this user runs the job. Here it will
 # be turned away, but with another TMPDIR it has its guard elsewhere.
 none_starts() {
-	for cx_process in $(grep -al "consulexec-$cx_id [s]tart" /proc/[0-9]*/cmdline); do
+	for cx_process in $(grep -l "consulexec-$cx_id [s]tart" /proc/[0-9]*/cmdline); do
 		! own "${cx_process%/cmdline}" || return 1
 	done
 	return 0
@@ -30,16 +30,19 @@ none_starts() {
 cx_tenths=0
 while :; do
 	cx_code=0
-	for cx_dir in "${TMPDIR:-/tmp}/consulexec-$cx_id-"*; do
+	for cx_dir in "$cx_tmp/consulexec-$cx_id-"*; do
 		[ "$cx_dir" != "$cx_new" ] && own "$cx_dir" || continue
-		case $(ended) in
+		cx_ended=$(ended)
+		case $cx_ended in
 		'')
 			cx_code=3
 			[ -d "$cx_dir/end" ] || mkdir "$cx_dir/end"
 			[ ! -p "$cx_dir/events" ] || echo end 1<>"$cx_dir/events"
 			;;
-		*-left) [ "$cx_code" = 3 ] || cx_code=1 ;;
+		*-ended) ;;
 		*-unseen) [ "$cx_code" != 0 ] || cx_code=2 ;;
+		*-left) [ "$cx_code" = 3 ] || cx_code=1 ;;
+		*) ! kill -0 "-${cx_ended##*-}" || [ "$cx_code" = 3 ] || cx_code=1 ;;
 		esac
 	done
 	[ -z "$cx_new" ] || none_starts || cx_code=3

@@ -1,16 +1,25 @@
 # shellcheck shell=sh
-# guard.sh has to do with the guard: the directory of a run on its node. Whoever
+# guard.sh makes and finds the guard: the directory of a run on its node. Whoever
 # makes it is the first to act for the run there. Start and end begin with it.
 #
 # Several agents may share a machine or a /tmp. So the name has a checksum of
 # TMPDIR, the agent's command line, its directory and the host's name, which a
-# restart of the agent does not change. If somebody else has taken the name, the next of
-# ten counts.
+# restart of the agent does not change. If somebody else has taken the name, the
+# next of ten counts.
 #
 # The variables have unusual names. To set one that is in the environment would
 # change it for the command.
-cx_sum=$({ echo "${TMPDIR:-/tmp}"; cat "/proc/$PPID/cmdline" || ps -o args= -p "$PPID"; pwd; uname -n; } 2>/dev/null | cksum)
-cx_guard=${TMPDIR:-/tmp}/consulexec-$cx_id-${cx_sum%% *}
+set +efuC # the agent's environment may set them
+for cx_n in cat cksum dd env find grep id ls mkdir mkfifo mv printf rm sed sleep uname; do
+	command -v "$cx_n" >/dev/null || {
+		echo "consulexec: not run: there is no $cx_n"
+		exit 126
+	}
+done
+cx_tmp=${TMPDIR:-/tmp}
+case $cx_tmp in /*) ;; *) cx_tmp=$PWD/$cx_tmp ;; esac
+cx_sum=$({ echo "$cx_tmp"; cat "/proc/$PPID/cmdline" || ps -o args= -p "$PPID"; pwd; uname -n; } 2>/dev/null | cksum)
+cx_guard=$cx_tmp/consulexec-$cx_id-${cx_sum%% *}
 
 # own reports whether a directory is there and belongs to this user.
 own() {
@@ -36,8 +45,12 @@ claim() {
 	return 2
 }
 
-# ended prints the command's status if the command has ended, and -left or
-# -unseen after it if something of it may go on.
+# ended prints the command's status if the command has ended, and after it
+#
+#   -ended   if nothing of it is left, as the watcher has ended it
+#   -left    if something of its group goes on after SIGKILL
+#   -unseen  if somebody holds the output who can't be found
+#   -123     the number of its group, if it ended by itself
 ended() {
 	for cx_exit in "$cx_dir"/exit-*; do
 		[ ! -e "$cx_exit" ] || echo "${cx_exit##*/exit-}"
@@ -45,7 +58,8 @@ ended() {
 }
 
 # sweep removes the guard when no further copy of the job is to be expected. It
-# does not wait for that.
+# does not wait for that. A service manager that stops the agent need not wait
+# either.
 sweep() {
-	/bin/sh -c 'sleep 50; exec rm -rf "$1"' consulexec-sweep "$cx_dir" </dev/null >/dev/null 2>&1 3>&- 6>&- &
+	/bin/sh -c 'trap "rm -rf \"\$1\"; exit" HUP TERM; sleep 50 & wait; rm -rf "$1"' consulexec-sweep "$cx_dir" </dev/null >/dev/null 2>&1 3>&- 6>&- &
 }

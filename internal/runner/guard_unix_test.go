@@ -252,7 +252,7 @@ func TestGuardGoes(t *testing.T) {
 		t.Errorf("exit status %d, output %q", code, output)
 	}
 	end := time.Now()
-	for ; a.has("consulexec-*/exit-3"); time.Sleep(100 * time.Millisecond) {
+	for ; a.has("consulexec-*/exit-3-*"); time.Sleep(100 * time.Millisecond) {
 		if time.Since(end) > 2*time.Minute {
 			t.Fatalf("the guard is still there; processes %q", a.list())
 		}

@@ -34,6 +34,11 @@ func TestMain(m *testing.M) {
 		// A signal that is caught has its default action in a child.
 		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	}
+	// An agent hands three files to a child. Some shells go wrong only if no
+	// other is open.
+	for fd := 3; fd < 256; fd++ {
+		syscall.CloseOnExec(fd)
+	}
 	flag.Parse()
 	if err := flag.Set("test.parallel", "12"); err != nil {
 		panic(err)
@@ -96,7 +101,7 @@ func (s nodeShell) end(id string) Job {
 // change changes the programs of a job.
 func (s nodeShell) change(args []string, pause string) {
 	for i, text := range args {
-		args[i] = strings.ReplaceAll(strings.ReplaceAll(text, "/bin/sh", s.path), "sleep 50;", pause)
+		args[i] = strings.ReplaceAll(strings.ReplaceAll(text, "/bin/sh", s.path), "sleep 50 & wait;", pause)
 	}
 }
 

@@ -3,6 +3,7 @@
 # all; it throws the rest away. It hands on at once what it reads, and it counts
 # exactly: by reads of a page, and by bytes in the end. dd reports "0+1 records
 # in", the same of records out, and how many bytes.
+set +efuC
 trap '' HUP INT TERM
 exec 3>&1 2>/dev/null
 [ -n "$1" ] || exec cat
@@ -19,6 +20,7 @@ while [ "$left" -gt 0 ]; do
 	report=$(LC_ALL=C dd bs="$size" count="$count" 2>&1 >&3)
 	# shellcheck disable=SC2086 # into words
 	set -- $report
+	while [ $# -gt 3 ] && [ "$2" != records ]; do shift; done # GNU's warns of partial reads
 	left=$((left - ${7:-${4%+*}}))
 	[ "$((${1%+*} + ${1#*+}))" -eq "$count" ] || exit # the end of the output
 done

@@ -93,7 +93,7 @@ const TurnedAway = -1
 // The exit statuses of the job that ends commands.
 const (
 	Ended    = 0 // nothing of the run is left
-	Survives = 1 // something goes on after SIGKILL
+	Survives = 1 // something of the command's group goes on
 	Unseen   = 2 // somebody holds the output who can't be found
 	NoAnswer = 3 // a runner does not answer
 )

@@ -29,7 +29,7 @@ shift 4
 fail() {
 	echo "consulexec: not run: $1"
 	rm -f "$cx_dir/script" "$cx_dir/input"
-	mkdir "$cx_dir/exit-126"
+	mkdir "$cx_dir/exit-126-ended"
 	sweep
 	exit 126
 }
@@ -58,10 +58,10 @@ esac
 # file, and it removes its file when its own copy of the job ends. So take brings
 # all of them into this guard, where the other copies find theirs.
 take() {
-	find "${TMPDIR:-/tmp}/." ! -name . -prune -type f -user "$(id -u)" -size "${cx_size}c" -name 'rexec*' | while read -r cx_file; do
+	find "$cx_tmp/." ! -name . -prune -type f -user "$(id -u)" -size "${cx_size}c" -name 'rexec*' | while read -r cx_file; do
 		read -r cx_first <"$cx_file" && [ "$cx_first" = "consulexec-$cx_id" ] && mv "$cx_file" "$cx_dir/spare-${cx_file##*/}"
 	done
-	for cx_file in "$cx_dir"/spare-* "${TMPDIR:-/tmp}/consulexec-$cx_id-"*/spare-*; do
+	for cx_file in "$cx_dir"/spare-* "$cx_tmp/consulexec-$cx_id-"*/spare-*; do
 		own "${cx_file%/*}" && mv "$cx_file" "$cx_dir/data" && return 0
 	done
 	return 1
@@ -77,14 +77,14 @@ if [ -n "$cx_size" ]; then
 		take && break
 		sleep 0.2 || sleep 1
 	done 2>/dev/null
-	[ -f "$cx_dir/data" ] || fail "its script, input or environment is not in ${TMPDIR:-/tmp}, or not whole: is the disk full?"
+	[ -f "$cx_dir/data" ] || fail "its script, input or environment is not in $cx_tmp, or not whole: is the disk full?"
 	exec 9<"$cx_dir/data"
 	rm -f "$cx_dir/data"
 	{
 		cut "$((cx_size - cx_script - cx_stdin - cx_vars))" /dev/null &&
 			{ [ "$cx_script" = 0 ] || cut "$cx_script" "$cx_dir/script"; } &&
 			{ [ "$cx_stdin" = 0 ] || cut "$cx_stdin" "$cx_dir/input"; }
-	} 2>/dev/null || fail "its script or input can't be written to ${TMPDIR:-/tmp}: is the disk full?"
+	} 2>/dev/null || fail "its script or input can't be written to $cx_tmp: is the disk full?"
 	if [ "$cx_stdin" != 0 ]; then
 		exec 7<"$cx_dir/input"
 		rm -f "$cx_dir/input"
@@ -115,7 +115,7 @@ exec 2>/dev/null # what the shells say, such as "Terminated", is not the command
 if command -v setsid >/dev/null; then cx_own=setsid; elif (set -m); then set -m; fi
 
 # The events must not end before there are any. So this shell opens them and
-# hands them to the first of those that write them.
+# hands them to the pump.
 exec 4<>"$cx_dir/events"
 $cx_own /bin/sh -c "$cx_output" sh "$cx_max" 4>&4 <"$cx_dir/output" &
 cx_pump=$!
@@ -124,10 +124,14 @@ exec 4>&-
 watch 3>&1 >/dev/null <"$cx_dir/events" 6>"$cx_dir/hold" &
 cx_watch=$!
 # Some shells would open the files themselves, not in the child, without exec.
-(exec $cx_own /bin/sh -c "$cx_leader" sh "$cx_own" "$cx_work" "$cx_vars" "$@" \
+(exec $cx_own /bin/sh -c "$cx_leader" sh "$cx_id" "$cx_own" "$cx_work" "$cx_vars" "$@" \
 	<&7 >/dev/null 4>"$cx_dir/events" 5>"$cx_dir/output" 7<&- 8<"$cx_dir/hold" 9<&9)
-# A signal for this shell interrupts wait.
-while kill -0 "$cx_watch"; do wait "$cx_watch"; done
+# A signal for this shell interrupts wait. The command may have removed the guard.
+while :; do
+	wait "$cx_watch"
+	cx_code=$?
+	kill -0 "$cx_watch" || break
+done
+sweep
 exit_ended
-sweep # the watcher was killed
-exit 137
+exit "$cx_code"

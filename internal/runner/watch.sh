@@ -1,5 +1,5 @@
-# watch.sh has to do with what happens while a command runs. One process, the
-# watcher, reads the events from a FIFO, one line each:
+# watch.sh watches the command. One process, the watcher, reads the events from a
+# FIFO, one line each:
 #
 #   leader 123  the leader of the command's group is ready
 #   exit 3      the command has ended with that status
@@ -23,7 +23,7 @@ watch() {
 			;;
 		exit)
 			cx_code=$cx_value cx_exited=yes
-			case $cx_group/$cx_code in /12[56]) cx_timed='' ;; esac # it could not start
+			[ -n "$cx_group" ] || cx_timed='' # it could not start
 			;;
 		timeout)
 			[ -n "$cx_exited$cx_ending" ] || cx_timed=yes
@@ -36,30 +36,36 @@ watch() {
 		cx_code=124
 		printf '\000consulexec-%s timed out' "$cx_id" >&3
 	fi
-	mv "$cx_dir/hold" "$cx_dir/exit-$cx_code$cx_left" # which needs no room on the disk
+	if [ -z "$cx_left" ]; then
+		cx_left=$cx_group
+		[ -n "$cx_group" ] && [ -z "$cx_ending" ] || cx_left=ended
+	fi
+	mv "$cx_dir/hold" "$cx_dir/exit-$cx_code-$cx_left" # which needs no room on the disk
 	[ -z "$cx_limit" ] || { kill -KILL "$cx_timer"; kill -KILL "-$cx_timer"; }
-	sweep
-	exit
+	exit "$cx_code"
 }
 
 # start_timer starts a process group of its own: a shell and its sleep. The shell
 # may just be starting either. After the timeout it stays until it is killed, so
-# that its number can't belong to another process by then.
+# that its number can't belong to another process by then. A command may kill any
+# sleep, and it may remove the guard: the timer holds the events open.
 start_timer() {
-	# shellcheck disable=SC2016 # the inner shell expands them
-	$cx_own /bin/sh -c 'sleep "$1"; echo timeout 1<>"$2"; sleep 60' sh "$cx_limit" "$cx_dir/events" </dev/null >/dev/null &
+	# shellcheck disable=SC2016,SC2094 # the inner shell expands them, and writes
+	$cx_own /bin/sh -c 'until sleep "$1"; do :; done
+echo timeout 1<>"/proc/$$/fd/3" || echo timeout 1<>"$2"
+sleep 60' sh "$cx_limit" "$cx_dir/events" </dev/null >/dev/null 3<"$cx_dir/events" &
 	cx_timer=$!
 }
 
-# end_command ends the command's group and who else holds its output: by SIGTERM,
-# and 5 s later by SIGKILL. When some are left 2 s after that, it says so and
-# ends the output.
+# end_command ends the command's group and other processes that hold its output:
+# by SIGTERM, and 5 s later by SIGKILL. If some are left 2 s after that, it says
+# so and ends the output.
 end_command() {
 	cx_ending=yes
 	[ -n "$cx_group" ] || return 0
 	if ! is_leader; then
 		# If there is such a group nobody knows whose it is.
-		! kill -0 "-$cx_group" || cx_left=-unseen
+		! kill -0 "-$cx_group" || cx_left=unseen
 		cx_group=
 	fi
 	signal TERM
@@ -69,8 +75,8 @@ end_command() {
 		if sleep 0.2; then cx_tenths=$((cx_tenths + 2)); else sleep 1; cx_tenths=$((cx_tenths + 10)); fi
 		[ "$cx_tenths" -lt 50 ] || signal KILL
 		if [ "$cx_tenths" -ge 70 ]; then
-			cx_left=-unseen
-			! group_lives || cx_left=-left
+			cx_left=unseen
+			! group_lives || cx_left=left
 			kill -KILL "-$cx_pump"
 			return 0
 		fi
@@ -98,8 +104,8 @@ group_lives() {
 	cat /proc/[0-9]*/stat | sed -n "s/.*) \\([A-Z]\\) [0-9]* $cx_group .*/\\1/p" | grep -q '[^ZX]'
 }
 
-# signal sends a signal to the command's group and to who else holds its output.
-# A stopped process has to go on to take it.
+# signal sends a signal to the command's group and to other processes that hold
+# its output. A stopped process has to go on to take it.
 signal() {
 	[ -z "$cx_group" ] || { kill "-$1" "-$cx_group"; kill -CONT "-$cx_group"; }
 	for cx_pid in $(holders); do
@@ -108,12 +114,17 @@ signal() {
 	done
 }
 
-# holders prints who holds the command's output and is not in its group, as far
-# as /proc shows it to this user. ksh has the first shell hold it for a moment.
+# holders prints which processes hold the command's output and are not in its
+# group, as far as /proc shows it to this user. Only the file itself proves it: the
+# name of another file may look the same. ksh has the first shell hold it for a
+# moment.
 holders() {
 	cx_line="/^l.w.*\\/${cx_dir##*/}\\/output\$/"
-	for cx_pid in $(ls -l /proc/[0-9]*/fd | sed -n -e 's/^\/proc\///' -e 's/\/fd:$//' -e '/^[0-9]*$/h' -e "$cx_line{g;p;}"); do
-		read -r cx_stat <"/proc/$cx_pid/stat" || continue
+	for cx_file in $(ls -ln /proc/[0-9]*/fd | sed -n -e 's/^\/proc\///' -e 's/\/fd:$//' -e '/^[0-9]*$/h' \
+		-e "$cx_line{s/.* \\([0-9]*\\) -> .*/\\1/;G;s/\\(.*\\)\n\\(.*\\)/\\2\\/fd\\/\\1/p;}"); do
+		cx_pid=${cx_file%%/*}
+		# shellcheck disable=SC3013 # all of the shells have -ef
+		[ "/proc/$cx_file" -ef "$cx_dir/output" ] && read -r cx_stat <"/proc/$cx_pid/stat" || continue
 		# shellcheck disable=SC2086 # into words: state, parent, group
 		set -- ${cx_stat##*') '}
 		[ "$3" = "$cx_group" ] || [ "$cx_pid" = $$ ] || echo "$cx_pid"
