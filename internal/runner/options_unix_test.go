@@ -344,6 +344,21 @@ func TestMaxOutput(t *testing.T) {
 	})
 }
 
+// TestMaxOutputPieces has a command print in many small pieces. GNU's dd warns of
+// each read that is shorter than it asked for.
+func TestMaxOutputPieces(t *testing.T) {
+	eachShell(t, func(t *testing.T, sh nodeShell) {
+		t.Parallel()
+		const command = "i=0; while [ $i -lt 100 ]; do printf abcdefghijk; sleep 0.01; i=$((i + 1)); done; exit 3"
+		for limit, want := range map[int64]int{20_000: 1100, 1100: 1100, 1000: 1001} {
+			a := newAgent(t)
+			if output, code := a.run(sh.job(Spec{Command: command, MaxOutput: limit}, runID())); len(output) != want || code != 3 {
+				t.Errorf("limit %d: exit status %d, %d bytes, want %d", limit, code, len(output), want)
+			}
+		}
+	})
+}
+
 // TestMaxOutputCountless takes a dd that does not say how many bytes it copied,
 // as POSIX's need not.
 func TestMaxOutputCountless(t *testing.T) {
