@@ -22,8 +22,8 @@ const (
 	killNodeTimeout = eventPace / 10
 )
 
-// kill ends the run's commands after err, which is nil if a callback panicked.
-// It returns err, and with it what may still run.
+// kill ends the run's commands and returns err. If some may still run, the error
+// says so; if err is nil, as after a panic, only the log does.
 func (r *run) kill(err error) error {
 	running := r.endCommands()
 	if running == nil {

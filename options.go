@@ -365,20 +365,23 @@ func setAtLeastOne(to *int, option string, n int) error {
 //
 // With this option, and those that refer to it, a node runs the command under a
 // small shell program, the runner. It runs the command in a session of its own.
-// Output and status stay the same, with three exceptions: signal n is 128+n
-// instead of -1, a program of WithArgs that is not found is 127 instead of 255,
-// and what can't run at all is 125 or 126, with the reason as output. If the
-// agent gets the event twice, the runner turns the second copy away: the command
-// runs once.
+// Output and status stay the same, with these exceptions. Signal n is 128+n
+// instead of -1. A program of WithArgs that is not found is 127 instead of 255.
+// If the runner can't set directory or environment, the status is 125. If it
+// can't run the command for another reason, the status is 126. The reason is the
+// output then. Some shells drop a variable of the agent's environment whose name
+// no shell takes, such as my.var. If the agent gets the event twice, the runner
+// turns the second copy away: the command runs once.
 //
 // The node needs a POSIX /bin/sh (tried: bash, busybox, dash, ksh93, mksh, zsh),
 // cat, cksum, dd, env, find, grep, id, ls, mkdir, mkfifo, mv, printf, ps (only
 // without /proc), rm, sed, sleep and uname. It also needs setsid (util-linux,
 // busybox) or a /bin/sh with job control, such as bash. The agent's user can
 // write to its TMPDIR, or /tmp. There the runner keeps a directory whose name
-// begins with consulexec-. It is gone a minute after the command's end. Without
-// /proc, as on macOS, nobody can look for processes that left the group and hold
-// the output. The option does not work on Windows agents.
+// begins with consulexec-. It is gone a minute after the command's end, unless
+// somebody kills the runner's own processes. Without /proc, as on macOS, nobody
+// can look for processes that left the group and hold the output. The option does
+// not work on Windows agents.
 //
 // The job grows by some 9 KB, so the largest script is that much smaller.
 func WithTimeout(d time.Duration) Option {

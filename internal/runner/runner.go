@@ -10,11 +10,11 @@
 //   - end (guard.sh, end.sh) is a job of its own. It ends the commands of a run.
 //
 // They use POSIX utilities: cat, cksum, dd, env, find, grep, id, ls, mkdir,
-// mkfifo, mv, printf, ps, rm, sed, sleep, uname. They also need setsid, which is
-// not in POSIX. A shell with job control without a terminal, such as bash, needs no
-// setsid; dash does. They send a signal to a group by kill -TERM -1234, which
-// every shell takes. Other forms fail: "kill -s TERM -- -1234" in busybox, "kill
-// -s TERM -1234" in dash.
+// mkfifo, mv, printf, ps (without /proc), rm, sed, sleep, uname. They also need
+// setsid, which is not in POSIX. A shell with job control without a terminal,
+// such as bash, needs no setsid; dash does. They send a signal to a group by
+// kill -TERM -1234, which every shell takes. Other forms fail: "kill -s TERM --
+// -1234" in busybox, "kill -s TERM -1234" in dash.
 //
 // docs/design.md has a picture of the processes.
 package runner
