@@ -18,13 +18,14 @@ import (
 func TestEmptiedTMPDIR(t *testing.T) {
 	eachShell(t, func(t *testing.T, sh nodeShell) {
 		t.Parallel()
-		a, id := newAgent(t, "SHELL=/bin/sh"), runID()
-		if output, code := a.run(sh.job(killable(Spec{Command: `rm -rf "$TMPDIR"/*; echo a; exit 3`}), id)); output != "a\n" || code != 3 {
+		a := newAgent(t, "SHELL=/bin/sh")
+		if output, code := a.run(sh.job(killable(Spec{Command: `rm -rf "$TMPDIR"/*; echo a; exit 3`}), runID())); output != "a\n" || code != 3 {
 			t.Errorf("exit status %d, output %q", code, output)
 		}
 		if runtime.GOOS != "linux" {
 			return // the timer needs /proc
 		}
+		id := runID()
 		output, code := a.run(sh.job(timed(Spec{Command: `rm -rf "$TMPDIR"/*; exec sleep 4321`}, time.Second), id))
 		if want := string(TimeoutNote(id)); output != want || code != TimedOut {
 			t.Errorf("at the timeout: exit status %d, output %q", code, output)

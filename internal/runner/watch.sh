@@ -19,7 +19,8 @@ watch() {
 			cx_group=$cx_value
 			# Without the word it does not run the command. The end may have given
 			# up waiting before there were events.
-			if [ -n "$cx_ending" ] || [ -d "$cx_dir/end" ]; then exec 6>&-; else echo go >&6; fi
+			[ ! -d "$cx_dir/end" ] || cx_ending=yes
+			if [ -n "$cx_ending" ]; then exec 6>&-; else echo go >&6; fi
 			;;
 		exit)
 			cx_code=$cx_value cx_exited=yes
@@ -63,7 +64,8 @@ sleep 60' sh "$cx_limit" "$cx_dir/events" </dev/null >/dev/null 3<"$cx_dir/event
 end_command() {
 	cx_ending=yes
 	[ -n "$cx_group" ] || return 0
-	if ! is_leader; then
+	# It may just be making way for a fresh shell.
+	if ! is_leader && ! { sleep 0.2 && is_leader; }; then
 		# If there is such a group nobody knows whose it is.
 		! kill -0 "-$cx_group" || cx_left=unseen
 		cx_group=
