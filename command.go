@@ -83,8 +83,8 @@ func WithShell(path string) Option {
 
 // WithEnv adds variables to the environment of the command, which has the
 // agent's environment otherwise. If the agent has a variable too, the value
-// here counts. The default, also of a nil or empty map, is to add nothing. If
-// the option is given twice, the later map counts alone.
+// here counts. By default, and with a nil or empty map, it adds nothing. If the
+// option is given twice, the later map counts alone.
 //
 // A name consists of ASCII letters, digits and "_", and does not begin with a
 // digit. A value is valid UTF-8 without a NUL byte; with its name it has under
@@ -155,7 +155,8 @@ func WithStdin(input []byte) Option {
 // travel, to tell that there was more; nobody gets it. A node does not count
 // beyond 2 GiB, and passes on all output if n is larger. NodeResult.Truncated
 // says whether output was thrown away. The command does not notice: it gets no
-// SIGPIPE, and its status stays the same.
+// SIGPIPE, and its status stays the same. If a command can't run, the limit cuts
+// the reason, too.
 //
 // WithTimeout says what a node needs. The option does not work on Windows
 // agents.

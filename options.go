@@ -378,10 +378,12 @@ func setAtLeastOne(to *int, option string, n int) error {
 // without /proc), rm, sed, sleep and uname. It also needs setsid (util-linux,
 // busybox) or a /bin/sh with job control, such as bash. The agent's user can
 // write to its TMPDIR, or /tmp. There the runner keeps a directory whose name
-// begins with consulexec-. It is gone a minute after the command's end, unless
-// somebody kills the runner's own processes. Without /proc, as on macOS, nobody
-// can look for processes that left the group and hold the output. The option does
-// not work on Windows agents.
+// begins with consulexec-. It is gone a minute after the command's end. If
+// somebody kills the runner's own processes, or the agent's limits (of processes
+// or open files) stop the runner while it starts, neither the timeout nor that
+// removal is certain. Without /proc, as on macOS, nobody can look for processes
+// that left the group and hold the output. The option does not work on Windows
+// agents.
 //
 // The job grows by some 9 KB, so the largest script is that much smaller.
 func WithTimeout(d time.Duration) Option {

@@ -31,8 +31,8 @@ type Batch struct {
 	Outage time.Duration
 
 	// Twice is set beside Listed to nodes that seem to have run the job twice: a
-	// value was written over before it was read, or a key again after it was. An
-	// exit is no sign of that if the job has a runner.
+	// value was written over before it was read, or a key again after it was. If
+	// the job has a runner, ack and exit are no sign of that.
 	Twice []string
 
 	// TurnedAway is set beside Listed to nodes on which the runner turned a second

@@ -39,7 +39,7 @@ func (l *ledger) isTurnedAway(e *entry) bool {
 	return err == nil && code == runner.TurnedAway
 }
 
-// turnAway records the exit of a copy, and that it is to be deleted.
+// turnAway records the exit of a copy and marks it for deletion.
 func (l *ledger) turnAway(e *entry, now time.Time) {
 	key, node := strings.Clone(e.Key), strings.Clone(e.parsed.Node)
 	l.turnedAway[key] = turnedAway{now, e.ModifyIndex}

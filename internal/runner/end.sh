@@ -1,5 +1,5 @@
-# end.sh ends the commands of a run on this node: it tells the watcher of each,
-# and waits. $1 is the run's ID. Its status is
+# end.sh ends the commands of a run on this node. It writes to their watchers and
+# waits for the statuses. $1 is the run's ID. Its own status is
 #
 #   0  nothing of the run is left
 #   1  something of the command's group goes on

@@ -57,9 +57,9 @@ ended() {
 	done
 }
 
-# sweep removes the guard when no further copy of the job is to be expected. It
-# does not wait for that. A service manager that stops the agent need not wait
-# either.
+# sweep returns at once and has the guard removed 50 s later: until then a late
+# copy of the job finds it. A SIGTERM, as when a service manager stops the agent,
+# removes it sooner.
 sweep() {
 	/bin/sh -c 'trap "rm -rf \"\$1\"; exit" HUP TERM; sleep 50 & wait; rm -rf "$1"' consulexec-sweep "$cx_dir" </dev/null >/dev/null 2>&1 3>&- 6>&- &
 }

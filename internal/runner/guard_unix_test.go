@@ -186,7 +186,7 @@ func TestGuardTaken(t *testing.T) {
 	})
 }
 
-// linked returns where the link at that path leads.
+// linked returns the target of the link at that path.
 func linked(path string) string { return filepath.Join(filepath.Dir(path), "linked") }
 
 // listing describes a file and what is in it.

@@ -299,7 +299,7 @@ func (a *agent) list() (lines []string) {
 	return lines
 }
 
-// guard returns where a run has its guard on this agent.
+// guard returns the directory of a run's guard on this agent.
 func (a *agent) guard(id string) string {
 	a.t.Helper()
 	probe := a.start(Job{Args: []string{"/bin/sh", "-c", "cx_id=$1\n" + withoutComments(guardSource) + `printf %s "$cx_guard"`, "sh", id}})

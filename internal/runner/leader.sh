@@ -6,7 +6,7 @@
 #   $1     the run's ID
 #   $2     "setsid" if that has made the group
 #   $3     the command's directory, or nothing
-#   $4     how long the environment is, which is to be read
+#   $4     the length of the environment, or 0
 #   $5...  the program and its arguments
 #
 # It writes events to 4, the output is 5, and hold is 8. The environment is shell

@@ -56,7 +56,7 @@ esac
 # take makes the data the guard's own. It must be whole: an agent on a full disk
 # leaves the rest out. If agents share the directory, each has written the same
 # file, and it removes its file when its own copy of the job ends. So take brings
-# all of them into this guard, where the other copies find theirs.
+# all of them into this guard. The other copies look for theirs there.
 take() {
 	find "$cx_tmp/." ! -name . -prune -type f -user "$(id -u)" -size "${cx_size}c" -name 'rexec*' | while read -r cx_file; do
 		read -r cx_first <"$cx_file" && [ "$cx_first" = "consulexec-$cx_id" ] && mv "$cx_file" "$cx_dir/spare-${cx_file##*/}"
