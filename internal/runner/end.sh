@@ -46,7 +46,13 @@ while :; do
 		esac
 	done
 	[ -z "$cx_new" ] || none_starts || cx_code=3
-	[ "$cx_code" = 3 ] && [ "$cx_tenths" -lt 90 ] || break
+	# The leader of a command that has just ended may take a moment to go.
+	case $cx_code in
+	3) cx_most=90 ;;
+	1) cx_most=10 ;;
+	*) cx_most=0 ;;
+	esac
+	[ "$cx_tenths" -lt "$cx_most" ] || break
 	if sleep 0.2; then cx_tenths=$((cx_tenths + 2)); else sleep 1; cx_tenths=$((cx_tenths + 10)); fi
 done
 exit "$cx_code"

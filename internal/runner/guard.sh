@@ -59,7 +59,7 @@ ended() {
 
 # sweep returns at once and has the guard removed 50 s later: until then a late
 # copy of the job finds it. A SIGTERM, as when a service manager stops the agent,
-# removes it sooner.
+# removes it sooner. If the end of the run has just written to it, rm fails once.
 sweep() {
-	/bin/sh -c 'trap "rm -rf \"\$1\"; exit" HUP TERM; sleep 50 & wait; rm -rf "$1"' consulexec-sweep "$cx_dir" </dev/null >/dev/null 2>&1 3>&- 6>&- &
+	/bin/sh -c 'trap "rm -rf \"\$1\"; exit" HUP TERM; sleep 50 & wait; rm -rf "$1" || { sleep 1; rm -rf "$1"; }' consulexec-sweep "$cx_dir" </dev/null >/dev/null 2>&1 3>&- 6>&- &
 }
