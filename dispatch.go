@@ -37,16 +37,24 @@ func (d *dispatcher) base() string { return d.prefix + "/" + d.session.id + "/" 
 // path returns the path of a key in a dispatch.
 func (d *dispatcher) path(key reader.Key) string { return d.base() + key.Path(d.session.id) }
 
-// writeJob writes the document that agents read, for the next dispatch.
-func (d *dispatcher) writeJob(ctx context.Context) error {
-	dispatch := dispatchName(d.number + 1)
+// prepare writes the job of the first dispatch, before its nodes are known.
+func (d *dispatcher) prepare(ctx context.Context) (err error) {
+	_, err = d.writeJob(ctx, d.job)
+	d.unused = err == nil
+	return err
+}
+
+// writeJob writes a document that agents read, for the next dispatch. It returns
+// the name of that.
+func (d *dispatcher) writeJob(ctx context.Context, document []byte) (dispatch string, err error) {
+	dispatch = dispatchName(d.number + 1)
 	job := &api.KVPair{
 		Key:     d.path(reader.Key{Dispatch: dispatch, Kind: reader.Job}),
-		Value:   d.job,
+		Value:   document,
 		Session: d.session.id,
 	}
 	op := consul.Operation{Doing: "write job to " + job.Key, Need: "key:write on " + d.base()}
-	err := d.Do(ctx, op, func(ctx context.Context) error {
+	err = d.Do(ctx, op, func(ctx context.Context) error {
 		acquired, _, err := d.API.KV().Acquire(job, d.Write(ctx))
 		if err == nil && !acquired {
 			err = fmt.Errorf("not acquired: %w", ErrSessionLost)
@@ -56,21 +64,18 @@ func (d *dispatcher) writeJob(ctx context.Context) error {
 	if err == nil {
 		d.Log.Debug("job written", "dispatch", dispatch, "key", job.Key, "bytes", len(job.Value))
 		d.number++
-		d.unused = true
 		d.written[dispatch] = time.Now()
 	}
-	return err
+	return dispatch, err
 }
 
 // open returns the name of a dispatch that has a job and no nodes yet.
 func (d *dispatcher) open(ctx context.Context) (dispatch string, err error) {
-	if !d.unused {
-		if err := d.writeJob(ctx); err != nil {
-			return "", err
-		}
+	if d.unused {
+		d.unused = false
+		return dispatchName(d.number), nil
 	}
-	d.unused = false
-	return dispatchName(d.number), nil
+	return d.writeJob(ctx, d.job)
 }
 
 // A firing is an event of a dispatch, and the expected nodes that it is for.
@@ -78,6 +83,7 @@ type firing struct {
 	dispatch string
 	names    []string
 	event    *api.UserEvent
+	asks     bool // the job asks nodes what became of the command
 }
 
 // plan returns the events of a dispatch to nodes: one for all that pass the
@@ -90,6 +96,21 @@ func (d *dispatcher) plan(dispatch string, names []string) []firing {
 	var plan []firing
 	for _, group := range groupNames(names, func(filter string) bool { return d.fits(dispatch, filter) }) {
 		plan = append(plan, firing{dispatch: dispatch, names: group, event: d.event(dispatch, group)})
+	}
+	return plan
+}
+
+// planAsk returns the events of a dispatch that asks nodes, as many as their
+// names need. It leaves out nodes whose name is too long for that. Their
+// services do not matter: these nodes may have the job already.
+func (d *dispatcher) planAsk(dispatch string, names []string) []firing {
+	byName := *d
+	byName.filter, byName.byName = nodeFilter{}, true
+	var plan []firing
+	for _, f := range byName.plan(dispatch, names) {
+		if f.asks = true; eventSize(f.event) <= maxEventSize {
+			plan = append(plan, f)
+		}
 	}
 	return plan
 }

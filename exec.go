@@ -224,6 +224,7 @@ type run struct {
 	submitted      bool           // whether OnSubmit was called
 	uncertain      uncertainty
 	discoveryErr   error
+	heard          time.Time // when Consul answered last
 }
 
 func newRun(ctx context.Context, e *Exec, listen listener) *run {
@@ -237,8 +238,10 @@ func newRun(ctx context.Context, e *Exec, listen listener) *run {
 		caller: ctx,
 		state:  newState(e.config),
 	}
-	if e.config.job.Timeout > 0 {
-		r.state.note = runner.TimeoutNote(e.id)
+	if e.config.job.Timeout > 0 || e.config.recovery > 0 {
+		for _, note := range noteOrder {
+			r.state.notes = append(r.state.notes, note.Text(e.id))
+		}
 	}
 	r.ctx, r.stop = context.WithCancelCause(ctx)
 	return r
@@ -277,10 +280,17 @@ func (r *run) main() error {
 	if err == nil {
 		err = r.follow()
 	}
-	if err != nil && r.ctx.Err() != nil && r.caller.Err() == nil {
-		return context.Cause(r.ctx) // the loss of the session is behind every other failure
+	for {
+		if err != nil && r.ctx.Err() != nil && r.caller.Err() == nil {
+			err = context.Cause(r.ctx) // the loss of the session is behind every other failure
+		}
+		if !r.mayReopen(err) {
+			return err
+		}
+		if err = r.reopen(err); err == nil {
+			err = r.follow()
+		}
 	}
-	return err
 }
 
 // prepare opens the session and writes the job. Meanwhile it asks the catalog
@@ -303,7 +313,7 @@ func (r *run) prepare() error {
 	})
 	err := r.openSession()
 	if err == nil {
-		err = r.dispatcher.writeJob(r.ctx)
+		err = r.dispatcher.prepare(r.ctx)
 	}
 	if err != nil {
 		cancel()
@@ -365,8 +375,13 @@ func (r *run) withoutLongNames(found targets) targets {
 
 // openSession opens the session and begins to renew it.
 func (r *run) openSession() error {
-	session, mayHaveOrphans, err := createJobSession(r.ctx, r.consul, r.sessionName())
-	r.mayHaveOrphans, r.awaitOrphan = mayHaveOrphans, err != nil
+	return r.createSession(r.ctx)
+}
+
+// createSession creates the session, unless ctx ends first.
+func (r *run) createSession(ctx context.Context) error {
+	session, mayHaveOrphans, err := createJobSession(ctx, r.consul, r.sessionName())
+	r.mayHaveOrphans, r.awaitOrphan = r.mayHaveOrphans || mayHaveOrphans, err != nil
 	if err != nil {
 		return err
 	}
@@ -376,7 +391,7 @@ func (r *run) openSession() error {
 		prefix:  r.prefix,
 		session: session,
 		filter:  r.filter,
-		byName:  r.byName(),
+		byName:  r.byName() || r.submitted,
 		job:     r.jobDocument(),
 		written: make(map[string]time.Time),
 	}
@@ -408,6 +423,7 @@ func (r *run) submit() error {
 		return consul.ContextError(r.ctx)
 	}
 	r.reader = reader.New(r.consul, r.session.id, r.dispatcher.base(), r.job.NeedsRunner())
+	r.heard = time.Now()
 	if err := r.dispatch(); err != nil {
 		return err
 	}
@@ -427,9 +443,12 @@ func (r *run) reportSubmit() {
 	}
 }
 
-// dispatch hands the job to the nodes whose turn it is, and fires the events
-// that gossip can carry now.
+// dispatch hands the job to the nodes whose turn it is, asks those in doubt, and
+// fires the events that gossip can carry now.
 func (r *run) dispatch() error {
+	if err := r.ask(); err != nil {
+		return err
+	}
 	names := r.state.next()
 	if len(names) > 0 || !r.state.known && r.dispatcher.unused {
 		if err := r.enqueue(names); err != nil {
@@ -455,6 +474,8 @@ func (r *run) dispatch() error {
 		r.reportSubmit()
 		if uncertain == nil {
 			r.uncertain = uncertainty{}
+		} else if next.asks {
+			continue // they are asked again
 		} else if r.state.known {
 			r.uncertain.add(next.names, uncertain, time.Now())
 		}
@@ -540,6 +561,7 @@ func (r *run) endListing(b reader.Batch) error {
 	for _, name := range b.TurnedAway {
 		r.state.turnedAway(r.state.expectedName(name))
 	}
+	r.heard = b.Listed
 	if b.Empty {
 		r.session.check()
 	}
@@ -590,33 +612,83 @@ func (r *run) apply(records []reader.Record) {
 func (r *run) report(rec reader.Record, now time.Time) bool {
 	switch {
 	case rec.Kind == reader.Ack:
-		if !r.state.ack(rec.Node, now) {
+		if r.state.answers(rec.Node, rec.Dispatch, now) {
+			r.log.Info("reached again", "node", rec.Node)
+			return true
+		}
+		if !r.state.ack(rec.Node, rec.Dispatch, now) {
 			return false
 		}
 		r.log.Debug("ack", "node", rec.Node)
 		r.emit(Event{Type: EventAck, Node: rec.Node})
 	case rec.Kind == reader.Exit:
-		code, err := reader.ParseExit(rec.Value)
-		if err != nil {
-			return r.lose(rec.Node, err)
-		}
-		r.endOutput(rec.Node)
-		if !r.state.exit(rec.Node, code, now) {
-			return false
-		}
-		r.log.Debug("exit", "node", rec.Node, "code", code)
-		r.emit(Event{Type: EventExit, Node: rec.Node, ExitCode: code})
+		return r.reportExit(rec, now)
 	default:
-		return r.reportOutput(rec.Node, rec.Value, now)
+		return r.reportOutput(rec, now)
 	}
 	return true
 }
 
-// reportOutput is report for a chunk.
-func (r *run) reportOutput(node string, chunk []byte, now time.Time) bool {
-	before, output, ok := r.state.output(node, chunk, now)
+// reportExit is report for an exit.
+func (r *run) reportExit(rec reader.Record, now time.Time) bool {
+	code, err := reader.ParseExit(rec.Value)
+	if err != nil {
+		return r.lose(rec.Node, err)
+	}
+	rest, note, ok := r.state.end(rec.Node, rec.Dispatch)
 	if !ok {
 		return false
+	}
+	if len(rest) > 0 {
+		r.reportTaken(rec.Node, now)
+	}
+	r.emitOutput(rec.Node, rest)
+	switch {
+	case note == runner.NoteNoTrace && r.state.noTrace(rec.Node):
+		r.log.Debug("no response", "node", rec.Node)
+		r.emit(Event{Type: EventNoResponse, Node: rec.Node})
+		return true
+	case note == runner.NoteNoTrace:
+		return r.lose(rec.Node, errNoTrace)
+	case note == runner.NoteKilled:
+		r.reportTaken(rec.Node, now)
+		return r.lose(rec.Node, errKilled)
+	case !r.state.isCertain(rec.Node, rec.Dispatch, code, note):
+		r.state.drop(rec.Node, rec.Dispatch, errGaveUp)
+		return true
+	}
+	r.reportTaken(rec.Node, now)
+	r.endOutput(rec.Node)
+	r.state.exit(rec.Node, code, note, now)
+	r.log.Debug("exit", "node", rec.Node, "code", code)
+	r.emit(Event{Type: EventExit, Node: rec.Node, ExitCode: code})
+	return true
+}
+
+// reportTaken reports that a node of which nobody was sure has taken the job.
+func (r *run) reportTaken(node string, now time.Time) {
+	if r.state.tookJob(node, now) {
+		r.log.Debug("ack", "node", node)
+		r.emit(Event{Type: EventAck, Node: node})
+	}
+}
+
+// reportOutput is report for a chunk.
+func (r *run) reportOutput(rec reader.Record, now time.Time) bool {
+	node, chunk := rec.Node, rec.Value
+	if rec.Incomplete && r.recovery > 0 {
+		if _, from := r.state.stream(node, rec.Dispatch); from == nil {
+			return false
+		}
+		r.state.drop(node, rec.Dispatch, errMissing)
+		return true
+	}
+	before, output, ok := r.state.output(node, rec.Dispatch, chunk, now)
+	if !ok {
+		return false
+	}
+	if len(chunk) == 0 || len(before)+len(output) > 0 {
+		r.reportTaken(node, now)
 	}
 	if len(chunk) == 0 {
 		r.log.Debug("heartbeat", "node", node)
@@ -654,6 +726,9 @@ func (r *run) lose(name string, reason error) bool {
 // giveUp acts on the nodes that had been silent for too long at the time of a
 // listing.
 func (r *run) giveUp(listed time.Time) error {
+	if r.recovery > 0 {
+		r.state.suspectSilent(listed)
+	}
 	again, final, silent := r.state.overdue(listed)
 	if err := r.repeat(again); err != nil {
 		return err
@@ -668,6 +743,10 @@ func (r *run) giveUp(listed time.Time) error {
 		}
 		if n.turnedAway {
 			reason = also(reason, errTurnedAway)
+		}
+		if n.unsure {
+			r.state.giveUpUnsure(n, reason)
+			continue
 		}
 		r.lose(n.Node, reason)
 	}
@@ -797,6 +876,7 @@ func (r *run) cleanUp(timeout time.Duration) {
 	defer end()
 	ctx, cancel := context.WithTimeout(grace, timeout)
 	defer cancel()
+	r.state.settleUnsure(errNotAsked)
 	r.settle(ctx, timeout/2)
 	if err := r.remove(ctx); err != nil {
 		r.log.Warn("left to the session's TTL", "error", err)

@@ -1,42 +1,51 @@
 package consulexec
 
-import "bytes"
+import (
+	"bytes"
+	"slices"
+)
 
-// A noteFilter takes the runner's note on a timeout out of a node's output. The
-// note is the end of the output. So output that may be the beginning of it is
-// held back until the next chunk, or the end, shows what it is. The zero
-// noteFilter takes nothing out.
+// A noteFilter takes the runner's note out of a node's output. A note is the end
+// of the output. So output that may be the beginning of one is held back until
+// the next chunk, or the end, shows what it is. The zero noteFilter takes
+// nothing out.
 type noteFilter struct {
-	note []byte // its first byte is at no other place in it
-	held []byte // the last bytes of the output, a prefix of note, or empty
+	notes [][]byte // all begin with the same byte, which is at no other place in them
+	held  []byte   // the last bytes of the output, a prefix of a note, or empty
+}
+
+// begins reports whether a note begins with text.
+func (f *noteFilter) begins(text []byte) bool {
+	return slices.ContainsFunc(f.notes, func(note []byte) bool { return bytes.HasPrefix(note, text) })
 }
 
 // add takes the next chunk. It returns held output that is not the note, and
 // the part of chunk that is not the note. Either may be empty.
 func (f *noteFilter) add(chunk []byte) (before, output []byte) {
-	if len(f.note) == 0 {
+	if len(f.notes) == 0 {
 		return nil, chunk
 	}
-	if bytes.HasPrefix(f.note[len(f.held):], chunk) {
-		f.held = append(f.held, chunk...)
+	if longer := slices.Concat(f.held, chunk); f.begins(longer) {
+		f.held = longer
 		return nil, nil
 	}
 	before, f.held = f.held, nil
-	begin := bytes.LastIndexByte(chunk, f.note[0])
-	if begin < 0 || !bytes.HasPrefix(f.note, chunk[begin:]) {
+	begin := bytes.LastIndexByte(chunk, f.notes[0][0])
+	if begin < 0 || !f.begins(chunk[begin:]) {
 		return before, chunk
 	}
 	f.held = bytes.Clone(chunk[begin:]) // the receiver of the output may change chunk
 	return before, chunk[:begin]
 }
 
-// end ends the output. It returns what was held and is not the note, and
-// whether the note came.
-func (f *noteFilter) end() (rest []byte, noted bool) {
+// end ends the output. It returns what was held and is not a note, and the index
+// of the note that came, or -1.
+func (f *noteFilter) end() (rest []byte, note int) {
 	held := f.held
 	f.held = nil
-	if len(held) > 0 && len(held) == len(f.note) {
-		return nil, true
+	note = slices.IndexFunc(f.notes, func(n []byte) bool { return bytes.Equal(n, held) })
+	if note >= 0 {
+		held = nil
 	}
-	return held, false
+	return held, note
 }

@@ -14,7 +14,10 @@ import (
 // of a note.
 func filterNotes(t *testing.T, note []byte, chunks ...[]byte) (output string, noted bool) {
 	t.Helper()
-	f := noteFilter{note: note}
+	f := noteFilter{}
+	if note != nil {
+		f.notes = [][]byte{note}
+	}
 	var stream, delivered []byte
 	for _, chunk := range chunks {
 		stream = append(stream, chunk...)
@@ -27,11 +30,11 @@ func filterNotes(t *testing.T, note []byte, chunks ...[]byte) (output string, no
 			t.Fatalf("after %q, %q was delivered, want %q", stream, delivered, want)
 		}
 	}
-	rest, noted := f.end()
-	if again, noted := f.end(); len(again) > 0 || noted {
-		t.Fatalf("the second end returns %q and %v", again, noted)
+	rest, i := f.end()
+	if again, i := f.end(); len(again) > 0 || i >= 0 {
+		t.Fatalf("the second end returns %q and %d", again, i)
 	}
-	return string(append(delivered, rest...)), noted
+	return string(append(delivered, rest...)), i == 0
 }
 
 // longestPrefix returns the length of the longest prefix of note with which

@@ -55,6 +55,7 @@ type config struct {
 	wait            time.Duration
 	ackTimeout      time.Duration
 	lostTimeout     time.Duration
+	recovery        time.Duration // none if 0
 	replicationWait time.Duration
 
 	prefix     string
@@ -88,6 +89,9 @@ func newConfig(command string, options []Option) (*config, []error) {
 		}
 	}
 	errs = append(errs, c.checkCommand(), c.checkTag(), c.checkRolling(), c.checkLostTimeout(), c.checkEvent(), c.connect())
+	if c.recovery > 0 {
+		c.job.Keep = c.recovery + c.lostTimeout + keepMargin
+	}
 	return c, slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 }
 
@@ -470,6 +474,13 @@ func setPositive(to *time.Duration, option string, d time.Duration) error {
 	}
 	*to = d
 	return nil
+}
+
+// WithRecovery has the run survive what happens to Consul and its agents while
+// the command runs: a node may be out of reach for d, and so may Consul. d is
+// positive; there is no recovery by default.
+func WithRecovery(d time.Duration) Option {
+	return func(c *config) error { return setPositive(&c.recovery, "WithRecovery", d) }
 }
 
 // WithReplicationWait makes the run wait for d between the job and the event,

@@ -148,6 +148,10 @@ type NodeResult struct {
 	// follows the first OutputBytes bytes was thrown away.
 	Truncated bool
 
+	// Recovered is how often the node was reached again after it had been out of
+	// reach. See WithRecovery.
+	Recovered int
+
 	// Acked and Exited are when this client learned that the node had taken the
 	// job and that its command had ended. They are zero if it did not.
 	Acked, Exited time.Time

@@ -20,7 +20,8 @@ type state struct {
 	lostTimeout time.Duration
 	capture     int
 	timeout     time.Duration // of the command; none if 0
-	note        []byte        // which the runner writes at the timeout, or nil
+	notes       [][]byte      // which the runner may end the output with: those of noteOrder, or nil
+	recovery    time.Duration // how long a node may be out of reach; none if 0
 	maxOutput   int64         // how much output of a node counts; no limit if negative
 	agentShell  bool          // whether the agent's own shell runs the command
 	concurrency int           // how many nodes may have the job at once; no limit if 0
@@ -66,9 +67,10 @@ type node struct {
 	seen         time.Time    // its last sign of life
 	critical     bool         // gossip reports that its agent has failed
 	twice        bool         // it seems to have run the command twice
-	notes        noteFilter
-	noted        bool // its output ended with the note
-	turnedAway   bool // the runner turned a second copy of the job away
+	turnedAway   bool         // the runner turned a second copy of the job away
+	delivered    int64        // how many bytes of its output have been delivered
+	streams      []*stream    // what brings its output: its dispatch, and those that asked it
+	recovery
 }
 
 // A flight is an event that went out.
@@ -119,6 +121,7 @@ func newState(c *config) *state {
 		maxOutput:   c.job.MaxOutput,
 		agentShell:  c.byAgentShell(),
 		timeout:     c.job.Timeout,
+		recovery:    c.recovery,
 		concurrency: c.concurrency,
 		percent:     c.percent,
 		maxFailures: c.maxFailures,
@@ -163,7 +166,7 @@ func (s *state) passOver() {
 }
 
 func (s *state) add(name string) *node {
-	n := &node{NodeResult: NodeResult{Node: name, State: StateSkipped, ExitCode: -1}, notes: noteFilter{note: s.note}}
+	n := &node{NodeResult: NodeResult{Node: name, State: StateSkipped, ExitCode: -1}}
 	s.nodes[name] = n
 	return n
 }
@@ -247,7 +250,7 @@ func (s *state) nextEvent(now time.Time) (next firing, ok bool) {
 // it can now.
 func (s *state) eventDue() time.Time {
 	s.flying = slices.DeleteFunc(s.flying, func(f flight) bool {
-		return len(f.names) > 0 && !slices.ContainsFunc(f.names, func(name string) bool { return s.nodes[name].unacked })
+		return len(f.names) > 0 && !slices.ContainsFunc(f.names, func(name string) bool { return s.nodes[name].unacked || s.nodes[name].asked })
 	})
 	if len(s.flying) < maxFlying {
 		return time.Time{}
@@ -263,6 +266,10 @@ func (s *state) dispatched(f firing, at time.Time, err error) {
 		s.dispatchErr = err
 	}
 	s.flying = append(s.flying[max(0, len(s.flying)-maxFlying+1):], flight{f.names, at})
+	if f.asks {
+		s.asked(f.names, at)
+		return
+	}
 	for _, name := range f.names {
 		n := s.nodes[name]
 		if !n.queued {
@@ -294,9 +301,15 @@ func (s *state) leave(n *node) {
 	default:
 		return
 	}
-	if s.open[n.dispatch]--; s.open[n.dispatch] == 0 {
-		delete(s.open, n.dispatch)
-		s.ended = append(s.ended, n.dispatch)
+	s.leaveDispatch(n.dispatch)
+}
+
+// leaveDispatch records that a dispatch has one node less that may take the job
+// from it.
+func (s *state) leaveDispatch(dispatch string) {
+	if s.open[dispatch]--; s.open[dispatch] == 0 {
+		delete(s.open, dispatch)
+		s.ended = append(s.ended, dispatch)
 	}
 }
 
@@ -333,8 +346,9 @@ func (s *state) expectedName(name string) string {
 	return name
 }
 
-// ack records that a node took the job. It reports whether that is news.
-func (s *state) ack(name string, now time.Time) bool {
+// ack records that a node took the job from a dispatch. It reports whether that
+// is news.
+func (s *state) ack(name, dispatch string, now time.Time) bool {
 	n := s.nodes[name]
 	if n == nil {
 		n = s.add(name)
@@ -346,22 +360,24 @@ func (s *state) ack(name string, now time.Time) bool {
 	s.leave(n)
 	s.lastNews, n.seen, n.Acked = now, now, now
 	n.State, n.reason = StateRunning, nil
+	n.streams = []*stream{s.newStream(dispatch, 0)}
 	s.running++
 	s.taken++
 	return true
 }
 
 // output records that a running node sent a chunk, which may be empty. It
-// returns the output that is surely the command's: what was held back before,
-// and the chunk's. ok is false if the node is not running.
-func (s *state) output(name string, chunk []byte, now time.Time) (before, output []byte, ok bool) {
-	n := s.nodes[name]
-	if n == nil || n.State != StateRunning {
+// returns the output that is surely the command's and has not been delivered:
+// what was held back before, and the chunk's. ok is false if the node is not
+// running or the dispatch is not its own.
+func (s *state) output(name, dispatch string, chunk []byte, now time.Time) (before, output []byte, ok bool) {
+	n, from := s.stream(name, dispatch)
+	if from == nil {
 		return nil, nil, false
 	}
-	s.lastNews, n.seen = now, now
-	before, output = n.notes.add(chunk)
-	return s.keep(n, before), s.keep(n, output), true
+	s.lives(n, now)
+	before, output = from.notes.add(chunk)
+	return s.deliver(n, from, before), s.deliver(n, from, output), true
 }
 
 // keep adds output to a node's result. It returns what is within the limit.
@@ -377,22 +393,25 @@ func (s *state) keep(n *node, output []byte) []byte {
 	return output
 }
 
-// endOutput records that a node's output has ended. It returns what was held
-// back and is the command's.
+// endOutput records that no more output of a node counts. It returns what was
+// held back and is the command's.
 func (s *state) endOutput(name string) (rest []byte) {
 	n := s.nodes[name]
-	if n == nil || len(n.notes.held) == 0 {
+	if n == nil {
 		return nil
 	}
-	rest, n.noted = n.notes.end()
-	return s.keep(n, rest)
+	for _, from := range n.streams {
+		held, _ := from.notes.end()
+		rest = append(rest, s.deliver(n, from, held)...)
+	}
+	return rest
 }
 
 // holding returns the nodes whose output is held back in part, sorted by name.
 func (s *state) holding() []string {
 	var names []string
 	for name, n := range s.nodes {
-		if len(n.notes.held) > 0 {
+		if slices.ContainsFunc(n.streams, func(from *stream) bool { return len(from.notes.held) > 0 }) {
 			names = append(names, name)
 		}
 	}
@@ -431,17 +450,25 @@ func also(reason, further error) error {
 	return fmt.Errorf("%w; %w", reason, further)
 }
 
-// exit records that the command ended on a running node, after its output.
-func (s *state) exit(name string, code int, now time.Time) bool {
+// exit records that the command ended on a running node, after its output and
+// the runner's note, if there was one.
+func (s *state) exit(name string, code int, note runner.Note, now time.Time) bool {
 	n := s.nodes[name]
 	if n == nil || n.State != StateRunning {
 		return false
 	}
-	s.lastNews, n.seen, n.Exited = now, now, now
+	s.lives(n, now)
+	n.Exited = now
 	n.State, n.ExitCode = StateExited, code
-	if n.noted && code == runner.TimedOut {
+	s.leaveAsk(n)
+	n.streams = nil
+	if code == runner.TimedOut && (note == runner.NoteTimedOut || note == runner.NoteIncompleteTimedOut) {
 		n.TimedOut = true
 		n.reason = also(n.reason, fmt.Errorf("timed out after %v", s.timeout))
+	}
+	if note == runner.NoteIncomplete || note == runner.NoteIncompleteTimedOut {
+		n.incomplete = true
+		n.reason = also(n.reason, errIncomplete)
 	}
 	s.running--
 	s.exited++
@@ -462,6 +489,8 @@ func (s *state) lose(name string, reason error) error {
 		return nil
 	}
 	n.State = StateLost
+	s.leaveAsk(n)
+	n.streams = nil
 	s.lost++
 	n.Err = &NodeError{Node: name, State: StateLost, ExitCode: -1, Err: reason}
 	s.running--
@@ -484,7 +513,12 @@ func (s *state) setCritical(names []string) {
 	}
 	for _, name := range names {
 		if n := s.nodes[name]; n != nil {
-			n.critical = true
+			n.critical, n.wasCritical = true, true
+		}
+	}
+	for _, n := range s.nodes {
+		if n.wasCritical && !n.critical {
+			s.isBack(n)
 		}
 	}
 }
@@ -492,6 +526,9 @@ func (s *state) setCritical(names []string) {
 // lostAt returns when a running node will have been silent for too long.
 func (s *state) lostAt(n *node) time.Time {
 	timeout := s.lostTimeout
+	if s.recovery > 0 {
+		return s.givenUpAt(n)
+	}
 	if n.critical {
 		timeout = min(timeout, min(s.wait, maxAgentWait)+agentGrace)
 	}
@@ -698,7 +735,7 @@ func (s *state) deadline() time.Time {
 		case n.unacked:
 			due = s.unackedUntil(n)
 		case n.State == StateRunning:
-			due = s.lostAt(n)
+			due = s.runningDue(n)
 		default:
 			continue
 		}
@@ -747,7 +784,7 @@ func (s *state) results() []NodeResult {
 	for name, n := range s.nodes {
 		s.endOutput(name) // if a callback panicked
 		passedOver := s.enough() && (n.State == StateNoResponse || n.State == StateSkipped)
-		if n.Err == nil && !passedOver && (n.State != StateExited || n.ExitCode != 0 || n.twice) {
+		if n.Err == nil && !passedOver && (n.State != StateExited || n.ExitCode != 0 || n.twice || n.incomplete) {
 			n.Err = &NodeError{Node: n.Node, State: n.State, ExitCode: n.ExitCode, Err: n.reason}
 		}
 		results = append(results, n.NodeResult)

@@ -80,11 +80,11 @@ func TestStateDone(t *testing.T) {
 				counts := true
 				switch step.what {
 				case "ack":
-					counts = s.ack(step.node, now)
+					counts = s.ack(step.node, "", now)
 				case "out":
-					_, _, counts = s.output(step.node, []byte("x"), now)
+					_, _, counts = s.output(step.node, "", []byte("x"), now)
 				case "exit":
-					counts = s.exit(step.node, 0, now)
+					counts = s.exit(step.node, 0, "", now)
 				case "lose":
 					counts = s.lose(step.node, errors.New("gone")) != nil
 				}
@@ -110,9 +110,9 @@ func TestStateOverdue(t *testing.T) {
 	at := func(second int) time.Time { return start.Add(time.Duration(second) * time.Second) }
 	s.expect([]string{"a", "b", "c", "d"})
 	dispatchTo(s, s.next(), start, nil)
-	s.ack("a", at(1))
-	s.ack("b", at(1))
-	s.output("b", nil, at(3)) // a heartbeat is a sign of life
+	s.ack("a", "", at(1))
+	s.ack("b", "", at(1))
+	s.output("b", "", nil, at(3)) // a heartbeat is a sign of life
 	for _, step := range []struct {
 		second     int
 		noResponse []string
@@ -153,7 +153,7 @@ func TestStatePause(t *testing.T) {
 	at := func(second int) time.Time { return start.Add(time.Duration(second) * time.Second) }
 	s.expect([]string{"a", "b"})
 	dispatchTo(s, s.next(), start, nil)
-	s.ack("a", at(1))
+	s.ack("a", "", at(1))
 	s.pause(20*time.Second, at(22))
 	if noResponse, silent := giveUp(s, at(24)); noResponse != nil || silent != nil {
 		t.Errorf("no response %v, silent %v", noResponse, silent)
@@ -164,7 +164,7 @@ func TestStatePause(t *testing.T) {
 	if _, silent := giveUp(s, at(31)); len(silent) != 1 {
 		t.Errorf("silent %v", silent)
 	}
-	s.output("a", nil, at(31))
+	s.output("a", "", nil, at(31))
 	s.expect([]string{"queued", "waits"})
 	dispatchTo(s, []string{"queued"}, at(40), nil) // gossip carries it later
 	s.pause(time.Hour, at(31))
@@ -240,13 +240,13 @@ func TestStateWindow(t *testing.T) {
 			for i, step := range test.steps {
 				switch step.what {
 				case "ack", "exit", "fail", "lose":
-					s.ack(step.node, now)
+					s.ack(step.node, "", now)
 				}
 				switch step.what {
 				case "exit":
-					s.exit(step.node, 0, now)
+					s.exit(step.node, 0, "", now)
 				case "fail":
-					s.exit(step.node, 1, now)
+					s.exit(step.node, 1, "", now)
 				case "lose":
 					s.lose(step.node, errors.New("gone"))
 				case "silent":
@@ -271,7 +271,7 @@ func TestStateWindow(t *testing.T) {
 
 // takesOutput sends a chunk of a node.
 func takesOutput(s *state, name string, now time.Time) bool {
-	_, _, ok := s.output(name, []byte("x"), now)
+	_, _, ok := s.output(name, "", []byte("x"), now)
 	return ok
 }
 
@@ -281,15 +281,15 @@ func TestStateIgnores(t *testing.T) {
 	now := time.Now()
 	s := newState(c)
 	dispatchTo(s, s.next(), now, nil)
-	if takesOutput(s, "a", now) || s.exit("a", 0, now) || s.lose("a", errors.New("gone")) != nil {
+	if takesOutput(s, "a", now) || s.exit("a", 0, "", now) || s.lose("a", errors.New("gone")) != nil {
 		t.Error("something counts before the ack")
 	}
-	s.ack("a", now)
-	if s.ack("a", now) {
+	s.ack("a", "", now)
+	if s.ack("a", "", now) {
 		t.Error("a second ack counts")
 	}
-	s.exit("a", 3, now)
-	if s.ack("a", now) || takesOutput(s, "a", now) || s.exit("a", 0, now) || s.lose("a", errors.New("gone")) != nil {
+	s.exit("a", 3, "", now)
+	if s.ack("a", "", now) || takesOutput(s, "a", now) || s.exit("a", 0, "", now) || s.lose("a", errors.New("gone")) != nil {
 		t.Error("something counts after the exit")
 	}
 	if r := s.results(); len(r) != 1 || r[0].State != StateExited || r[0].ExitCode != 3 || r[0].OutputBytes != 0 {
@@ -319,11 +319,11 @@ func TestStateMaxOutput(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			s := newState(testConfig(t, append([]Option{WithCapture(100)}, test.options...)...))
 			now := time.Now()
-			s.ack("a", now)
+			s.ack("a", "", now)
 			var bytes int64
 			for i, chunk := range test.chunks {
 				now = now.Add(time.Second)
-				_, part, counts := s.output("a", []byte(chunk), now)
+				_, part, counts := s.output("a", "", []byte(chunk), now)
 				if !counts || string(part) != test.want[i] || !s.nodes["a"].seen.Equal(now) {
 					t.Errorf("chunk %d: %q counts %v, want %q, and the node was seen at its time", i, part, counts, test.want[i])
 				}
@@ -342,11 +342,11 @@ func TestStateHintOrTwice(t *testing.T) {
 	for _, twiceFirst := range []bool{true, false} {
 		s := newState(testConfig(t))
 		now := time.Now()
-		s.ack("a", now)
+		s.ack("a", "", now)
 		if twiceFirst {
 			s.ranTwice("a")
 		}
-		s.exit("a", 1, now)
+		s.exit("a", 1, "", now)
 		if !twiceFirst {
 			s.ranTwice("a")
 		}
@@ -360,9 +360,9 @@ func TestStateCapture(t *testing.T) {
 	c := testConfig(t, WithCapture(5))
 	now := time.Now()
 	s := newState(c)
-	s.ack("a", now)
+	s.ack("a", "", now)
 	for _, chunk := range []string{"abc", "", "def", "ghi"} {
-		s.output("a", []byte(chunk), now)
+		s.output("a", "", []byte(chunk), now)
 	}
 	if got := s.results()[0]; string(got.Output) != "abcde" || got.OutputBytes != 9 {
 		t.Errorf("captured %q of %d bytes", got.Output, got.OutputBytes)
@@ -378,12 +378,12 @@ func TestResult(t *testing.T) {
 	s.addAbsent("g", errors.New("is not alive"))
 	s.expect([]string{"h"})
 	for _, name := range []string{"a", "b", "c", "e", "f"} {
-		s.ack(name, now)
+		s.ack(name, "", now)
 	}
-	s.exit("a", 0, now)
-	s.exit("b", 3, now)
+	s.exit("a", 0, "", now)
+	s.exit("b", 3, "", now)
 	s.lose("c", errors.New("silent for 15s"))
-	s.exit("e", -1, now)
+	s.exit("e", -1, "", now)
 	r := &Result{Nodes: s.results()}
 
 	want := `node b: exit status 3
@@ -457,7 +457,7 @@ func TestStatePace(t *testing.T) {
 	} {
 		now := start.Add(step.after)
 		if step.ack != "" {
-			s.ack(step.ack, now)
+			s.ack(step.ack, "", now)
 		}
 		fired := ""
 		for next, ok := s.nextEvent(now); ok; next, ok = s.nextEvent(now) {
@@ -483,13 +483,13 @@ func TestMayRun(t *testing.T) {
 	dispatchTo(s, names[:5], now, nil)
 	dispatchTo(s, names[5:], now, errors.New("the context ended amid the event"))
 	for _, name := range []string{"exits", "runs", "is lost"} {
-		s.ack(name, now)
+		s.ack(name, "", now)
 	}
-	s.exit("exits", 0, now)
+	s.exit("exits", 0, "", now)
 	s.lose("is lost", errors.New("silent"))
 	s.noResponse("is given up")
 	s.addAbsent("is absent", errors.New("not in the catalog"))
-	s.ack("a stranger", now)
+	s.ack("a stranger", "", now)
 	s.pause(time.Second, now.Add(time.Minute)) // which dispatches to nobody
 	acked, unacked := s.mayRun()
 	if want := []string{"a stranger", "is lost", "runs"}; !slices.Equal(acked, want) {

@@ -48,10 +48,10 @@ func TestForecastMeasure(t *testing.T) {
 		"job",
 	}
 	l := newLedger(testSession, false)
-	l.nodes = map[string]*progress{
-		"a": {acked: true, exited: true, next: 2},
-		"b": {acked: true, next: 2},
-		"d": {acked: true},
+	l.streams = map[stream]*progress{
+		{node: "a"}: {acked: true, exited: true, next: 2},
+		{node: "b"}: {acked: true, next: 2},
+		{node: "d"}: {acked: true},
 	}
 	names, values := listing{}, listing{values: true}
 	for _, path := range slices.Sorted(slices.Values(slices.Concat(read, others))) {

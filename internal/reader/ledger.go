@@ -26,7 +26,7 @@ type ledger struct {
 	session   string
 	hasRunner bool
 	fences    string // the session of the fences, or empty
-	nodes     map[string]*progress
+	streams   map[stream]*progress
 	fenced    map[string]bool      // keys that are fences
 	indexes   map[string]uint64    // of keys that were read and not deleted: their ModifyIndex
 	strangers map[string]time.Time // keys of somebody else, and when they were read
@@ -38,16 +38,22 @@ type ledger struct {
 	refused    []string              // nodes that turned a copy of the job away, not yet reported
 }
 
-// progress is how far a node has been read.
-type progress struct {
-	dispatch string // that the node took
-	acked    bool
-	exited   bool
-	next     int  // the number of the first chunk not yet read
-	twice    bool // it seems to have run the job twice
-	deleted  deleted
+// A stream is what one node writes for one dispatch.
+type stream struct{ node, dispatch string }
 
-	turnedAway bool // it turned a copy of the job away
+// of returns the stream that a key belongs to.
+func of(k Key) stream { return stream{k.Node, k.Dispatch} }
+
+// progress is how far a stream has been read.
+type progress struct {
+	acked   bool
+	exited  bool
+	missing bool // a chunk was not there
+	next    int  // the number of the first chunk not yet read
+	twice   bool // the node seems to have run the job twice
+	deleted deleted
+
+	turnedAway bool // the node turned a copy of the job away
 }
 
 // deleted is what was deleted of a node's keys.
@@ -91,7 +97,7 @@ func newLedger(session string, hasRunner bool) *ledger {
 	return &ledger{
 		session:    session,
 		hasRunner:  hasRunner,
-		nodes:      make(map[string]*progress),
+		streams:    make(map[stream]*progress),
 		fenced:     make(map[string]bool),
 		indexes:    make(map[string]uint64),
 		strangers:  make(map[string]time.Time),
@@ -113,8 +119,8 @@ func (p *progress) hasRead(k Key) bool {
 
 // unread returns the entries of a listing that have not been read yet, in the
 // order in which each node wrote them. It leaves out the ack of a node that has
-// written more, as the ack says the same; implied has the names of these nodes.
-func (l *ledger) unread(entries []entry, now time.Time) (fresh []*entry, implied []string) {
+// written more, as the ack says the same; implied has these streams.
+func (l *ledger) unread(entries []entry, now time.Time) (fresh []*entry, implied []stream) {
 	for i := range entries {
 		e := &entries[i]
 		switch {
@@ -138,8 +144,8 @@ func (l *ledger) isUnread(e *entry, now time.Time) bool {
 	if l.fenced[e.Key] {
 		return false
 	}
-	p := l.nodes[e.parsed.Node]
-	if p == nil || p.dispatch != e.parsed.Dispatch {
+	p := l.streams[of(e.parsed)]
+	if p == nil {
 		return true
 	}
 	if p.exited && e.parsed.Kind == Output && e.parsed.Chunk >= p.next {
@@ -153,8 +159,8 @@ func (l *ledger) isUnread(e *entry, now time.Time) bool {
 
 // isRead reports whether an entry was read as a node's own.
 func (l *ledger) isRead(e *entry) bool {
-	p := l.nodes[e.parsed.Node]
-	return p != nil && p.dispatch == e.parsed.Dispatch && p.hasRead(e.parsed)
+	p := l.streams[of(e.parsed)]
+	return p != nil && p.hasRead(e.parsed)
 }
 
 // inOrder sorts entries by node and dispatch, and then in the order in which
@@ -169,13 +175,13 @@ func inOrder(a, b *entry) int {
 	)
 }
 
-// withoutAcks drops the ack of each node that has a further entry.
-func (l *ledger) withoutAcks(fresh []*entry) (kept []*entry, implied []string) {
+// withoutAcks drops the ack of each stream that has a further entry.
+func (l *ledger) withoutAcks(fresh []*entry) (kept []*entry, implied []stream) {
 	kept = fresh[:0]
 	for i, e := range fresh {
-		more := i+1 < len(fresh) && fresh[i+1].parsed.Node == e.parsed.Node && fresh[i+1].parsed.Dispatch == e.parsed.Dispatch
+		more := i+1 < len(fresh) && of(fresh[i+1].parsed) == of(e.parsed)
 		if e.parsed.Kind == Ack && more && len(l.strangers) < maxStrangers {
-			implied = append(implied, e.parsed.Node)
+			implied = append(implied, of(e.parsed))
 		} else {
 			kept = append(kept, e)
 		}
@@ -183,11 +189,11 @@ func (l *ledger) withoutAcks(fresh []*entry) (kept []*entry, implied []string) {
 	return kept, implied
 }
 
-// lacksAck reports whether one of the nodes has not been seen to acknowledge:
-// the entry that implied its ack was a stranger's.
-func (l *ledger) lacksAck(implied []string) bool {
-	return slices.ContainsFunc(implied, func(name string) bool {
-		p := l.nodes[name]
+// lacksAck reports whether the ack of one of the streams was not recorded: the
+// entry that implied it was a stranger's.
+func (l *ledger) lacksAck(implied []stream) bool {
+	return slices.ContainsFunc(implied, func(of stream) bool {
+		p := l.streams[of]
 		return p == nil || !p.acked
 	})
 }
@@ -207,19 +213,16 @@ func (l *ledger) record(entries []*entry, now time.Time) []Record {
 			continue
 		}
 		k := e.parsed
-		p := l.nodes[k.Node]
+		p := l.streams[of(k)]
 		if p == nil {
-			k.Node = strings.Clone(k.Node) // not the memory of the whole key
-			p = &progress{dispatch: strings.Clone(k.Dispatch)}
-			l.nodes[k.Node] = p
-		}
-		if p.dispatch != k.Dispatch {
-			l.addStranger(e.Key, "a node took the job twice", now)
-			continue
+			// not the memory of the whole key
+			k.Node, k.Dispatch = strings.Clone(k.Node), strings.Clone(k.Dispatch)
+			p = new(progress)
+			l.streams[of(k)] = p
 		}
 		if !p.acked {
 			p.acked = true
-			records = append(records, Record{Node: k.Node, Kind: Ack})
+			records = append(records, Record{Node: k.Node, Dispatch: k.Dispatch, Kind: Ack})
 		}
 		if l.isTurnedAway(e) {
 			l.turnAway(e, now)
@@ -245,11 +248,12 @@ func (l *ledger) record(entries []*entry, now time.Time) []Record {
 			delete(l.turnedAway, e.Key)
 		case Output:
 			if k.Chunk > p.next {
+				p.missing = true
 				l.find("output is missing", "node", k.Node, "from", p.next, "before", k.Chunk)
 			}
 			p.next = k.Chunk + 1
 		}
-		records = append(records, Record{Node: k.Node, Kind: k.Kind, Value: e.Value})
+		records = append(records, Record{Node: k.Node, Dispatch: k.Dispatch, Kind: k.Kind, Value: e.Value, Incomplete: p.missing})
 	}
 	return records
 }
@@ -274,7 +278,7 @@ func (l *ledger) find(text string, args ...any) {
 // ranTwice records that an entry's key was written again, by a second copy of the
 // job.
 func (l *ledger) ranTwice(e *entry) {
-	p := l.nodes[e.parsed.Node]
+	p := l.streams[of(e.parsed)]
 	if p.twice || l.isOfTwo(e.parsed) {
 		return
 	}
@@ -288,7 +292,7 @@ func (l *ledger) keysDeleted(entries []*entry, index uint64) {
 	for _, e := range entries {
 		delete(l.indexes, e.Key)
 		if index > 0 { // otherwise a key of an old listing could not be told from a new key
-			l.nodes[e.parsed.Node].deleted.add(e.parsed, index)
+			l.streams[of(e.parsed)].deleted.add(e.parsed, index)
 		}
 	}
 }

@@ -108,7 +108,7 @@ func TestLedgerUnread(t *testing.T) {
 	for _, e := range fresh {
 		paths = append(paths, e.parsed.Path(testSession))
 	}
-	if want := []string{"a/out/00000", "a/exit", "b/ack"}; !slices.Equal(paths, want) || !slices.Equal(implied, []string{"a"}) {
+	if want := []string{"a/out/00000", "a/exit", "b/ack"}; !slices.Equal(paths, want) || !slices.Equal(implied, []stream{{node: "a"}}) {
 		t.Errorf("unread %v, implied %v, want %v and a", paths, implied, want)
 	}
 	if found := l.takeFindings(); len(found) != 1 || found[0].text != "unknown key" {
@@ -135,7 +135,7 @@ func TestStrangers(t *testing.T) {
 	}
 	entries := []*entry{testEntry("a/ack"), exit, testEntry("b/ack")}
 	kept, implied := l.withoutAcks(slices.Clone(entries))
-	if len(kept) != 2 || !slices.Equal(implied, []string{"a"}) || !l.lacksAck(implied) {
+	if len(kept) != 2 || !slices.Equal(implied, []stream{{node: "a"}}) || !l.lacksAck(implied) {
 		t.Errorf("kept %d entries, implied %v, lacks an ack: %v", len(kept), implied, l.lacksAck(implied))
 	}
 	for i := range 2 * maxStrangers {
@@ -156,7 +156,7 @@ func BenchmarkListing(b *testing.B) {
 	var entries []entry
 	for i := range 1000 {
 		name := fmt.Sprintf("web-%04d", i)
-		l.nodes[name] = &progress{acked: true, exited: true, next: 1}
+		l.streams[stream{node: name}] = &progress{acked: true, exited: true, next: 1}
 		for _, kind := range []Kind{Ack, Output, Exit} {
 			entries = append(entries, entry{Key: testBase + Key{Node: name, Kind: kind}.Path(testSession)})
 		}

@@ -11,9 +11,11 @@ const maxChunk = 4096
 
 // A Record is one thing that a node reported.
 type Record struct {
-	Node  string
-	Kind  Kind   // Ack, Output or Exit
-	Value []byte // of Output (empty for a heartbeat) and Exit
+	Node       string
+	Dispatch   string // for which the node wrote it
+	Kind       Kind   // Ack, Output or Exit
+	Value      []byte // of Output (empty for a heartbeat) and Exit
+	Incomplete bool   // output that the node wrote before is missing
 }
 
 // A Batch has records of several nodes, in the order in which each node wrote

@@ -44,7 +44,7 @@ func (l *ledger) turnAway(e *entry, now time.Time) {
 	key, node := strings.Clone(e.Key), strings.Clone(e.parsed.Node)
 	l.turnedAway[key] = turnedAway{now, e.ModifyIndex}
 	l.toDelete = append(l.toDelete, &entry{Key: key, value: value{ModifyIndex: e.ModifyIndex}})
-	if p := l.nodes[node]; !p.turnedAway {
+	if p := l.streams[of(e.parsed)]; !p.turnedAway {
 		p.turnedAway = true
 		l.refused = append(l.refused, node)
 		l.find("a second copy of the job was turned away", "node", node)

@@ -59,11 +59,12 @@ type Spec struct {
 	MaxOutput int64             // in bytes; NoLimit passes all on
 	Timeout   time.Duration     // none if 0
 	Killable  bool              // whether the killer can end it
+	Keep      time.Duration
 }
 
 // NeedsRunner reports whether an agent alone can't run it like that.
 func (s *Spec) NeedsRunner() bool {
-	return s.Script != nil || len(s.Env) > 0 || s.Dir != "" || s.Stdin != nil || s.MaxOutput != NoLimit || s.Timeout > 0 || s.Killable
+	return s.Script != nil || len(s.Env) > 0 || s.Dir != "" || s.Stdin != nil || s.MaxOutput != NoLimit || s.Timeout > 0 || s.Killable || s.Keep > 0
 }
 
 // Job returns the job of the run with this ID.
