@@ -33,7 +33,7 @@ var (
 	ErrTooFewNodes = errors.New("too few nodes")
 
 	// ErrSessionLost is in the error of a run whose session ended before the
-	// run. Somebody destroyed it, it expired, or the node that held it left the
+	// run. WithRecovery opens a new one. Somebody destroyed it, it expired, or the node that held it left the
 	// catalog. Agents can report nothing after that; their commands go on.
 	ErrSessionLost = consul.ErrSessionLost
 

@@ -476,9 +476,43 @@ func setPositive(to *time.Duration, option string, d time.Duration) error {
 	return nil
 }
 
-// WithRecovery has the run survive what happens to Consul and its agents while
-// the command runs: a node may be out of reach for d, and so may Consul. d is
-// positive; there is no recovery by default.
+// WithRecovery makes a run survive what happens to Consul and its agents while
+// the command runs, d > 0. By default a node is lost if its agent gives up or is
+// restarted, as when a server of Consul is restarted; and a lost session ends
+// the run. With recovery the command goes on, the node keeps output and status,
+// and the run asks for them. The callbacks get one stream of output, without gap
+// or repetition, and then the true status. NodeResult.Recovered counts how often
+// a node was reached again.
+//
+// A node is asked if its agent has given up, if it is silent for the lost
+// timeout although gossip reports its agent as alive, if its agent comes back, if
+// a part of its output is missing, and if the session was lost. Then the run
+// opens a new session. A question goes to agents as a job of its own, by a
+// further event, and is repeated.
+//
+// While a node is out of reach, the run waits for it up to d after its last sign
+// of life, but at least for the lost timeout. Then the node is lost. It keeps its
+// place in a run WithConcurrency meanwhile. If Consul does not answer for d, the
+// run fails with ErrSessionLost. Before a node may have the job, a run fails as
+// without recovery.
+//
+// If a node has no trace of the run, it is lost at once: it can't start the
+// command any more. That is so after an agent has acknowledged the job and
+// failed to start it, or if the node's TMPDIR was emptied, or is another one after
+// a restart, as with PrivateTmp of systemd. If the service manager ends the
+// command together with the agent (KillMode=control-group), the node is lost, too;
+// Consul's packages have KillMode=process. A node without an acknowledgement and
+// without a trace did not run the command: its state is StateNoResponse.
+//
+// A node keeps the output in a directory below its TMPDIR, which only the agent's
+// user can read. That takes as much disk as the command prints, but no more than
+// WithMaxOutput allows. If the disk is full the command goes on, and the node's
+// error says so if output may be missing. The directory is gone d, the lost
+// timeout and a minute after the command's end. If the node was restarted
+// meanwhile, the next run with recovery on it removes the directory.
+//
+// WithTimeout says what a node needs. The node needs mkfifo, tail and tee as
+// well. The option does not work on Windows agents.
 func WithRecovery(d time.Duration) Option {
 	return func(c *config) error { return setPositive(&c.recovery, "WithRecovery", d) }
 }

@@ -125,6 +125,7 @@ func parse(args []string, stdin io.Reader) (*job, *flag.FlagSet, error) {
 		return add(consulexec.WithMaxFailures(n))
 	})
 	duration("timeout", "end the command on a node if it still runs there after this `time`", consulexec.WithTimeout)
+	duration("recover", "wait for a node, or for Consul, that is out of reach for up to this `time` (default: give it up)", consulexec.WithRecovery)
 	flags.BoolVar(&j.kill, "kill", false, "end the command on the nodes when this program is interrupted")
 	text("format", "output `format`: text, json, or group, which prints identical outputs once (default text)", func(value string) error {
 		if !slices.Contains([]string{"text", "json", "group"}, value) {
