@@ -1,6 +1,7 @@
 package test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -95,7 +96,9 @@ func TestRecovery(t *testing.T) {
 				}
 			}
 			start := time.Now()
-			result, err := rec.Run(t.Context(), c.command, consulexec.WithRecovery(2*time.Minute))
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+			defer cancel()
+			result, err := rec.Run(ctx, c.command, consulexec.WithRecovery(2*time.Minute))
 			t.Log(time.Since(start).Round(time.Second), err, runtest.States(result))
 			if err != nil {
 				t.Error(err)
