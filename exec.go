@@ -602,7 +602,11 @@ func (r *run) apply(records []reader.Record) {
 	for _, rec := range records {
 		rec.Node = r.state.expectedName(rec.Node)
 		if !r.report(rec, time.Now()) {
-			r.log.Warn("came too late", "node", rec.Node, "key", rec.Kind)
+			level := slog.LevelWarn
+			if r.recovery > 0 {
+				level = slog.LevelDebug // several dispatches bring the same
+			}
+			r.log.Log(r.ctx, level, "came too late", "node", rec.Node, "key", rec.Kind)
 		}
 	}
 }

@@ -19,9 +19,12 @@ import (
 
 // fiveNodes starts a cluster that survives the loss of a server. A server that
 // is killed keeps its vote. So the next one can be killed once the first is
-// back.
-func fiveNodes(t *testing.T) *devcluster.Cluster {
+// back. The agents have env in their environment.
+func fiveNodes(t *testing.T, env ...string) *devcluster.Cluster {
 	nodes := devcluster.Nodes(3, 2)
+	for i := range nodes {
+		nodes[i].Env = env
+	}
 	for i := range nodes[:3] {
 		nodes[i].Config = `autopilot { cleanup_dead_servers = false }`
 	}

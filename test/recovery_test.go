@@ -2,6 +2,7 @@ package test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,11 +16,16 @@ import (
 	"github.com/consulexec/consulexec/internal/runtest"
 )
 
+// recovery switches WithRecovery off, to see what accidents do without it:
+//
+//	go test -count=1 -v -run TestRecovery ./test -recovery=false
+var recovery = flag.Bool("recovery", true, "whether the runs of TestRecovery use WithRecovery; without it nothing is checked")
+
 // TestRecovery has accidents happen to runs with WithRecovery. All nodes are
 // reported whole, whatever happens to Consul meanwhile.
 func TestRecovery(t *testing.T) {
 	needsConsul(t)
-	cluster := fiveNodes(t)
+	cluster := fiveNodes(t, "TMPDIR="+t.TempDir())
 	restart := func(t *testing.T, stop func(string) error, node string, pause time.Duration) {
 		if err := stop(node); err != nil {
 			t.Error(err)
@@ -47,7 +53,12 @@ func TestRecovery(t *testing.T) {
 		{"the leader is stopped", func(t *testing.T, _ string, _ *proxy) {
 			restart(t, cluster.Stop, leader(t), 0)
 		}, true},
-		{"every agent is restarted", func(t *testing.T, _ string, _ *proxy) {
+		{"every server is restarted", func(t *testing.T, _ string, _ *proxy) {
+			for _, name := range []string{"server-1", "server-2", "server-3"} {
+				restart(t, cluster.Stop, name, 0)
+			}
+		}, true},
+		{"every agent is killed and started", func(t *testing.T, _ string, _ *proxy) {
 			for _, name := range cluster.Nodes() {
 				restart(t, cluster.Kill, name, 0)
 			}
@@ -98,8 +109,15 @@ func TestRecovery(t *testing.T) {
 			start := time.Now()
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 			defer cancel()
-			result, err := rec.Run(ctx, c.command, consulexec.WithRecovery(2*time.Minute))
-			t.Log(time.Since(start).Round(time.Second), err, runtest.States(result))
+			var options []consulexec.Option
+			if *recovery {
+				options = append(options, consulexec.WithRecovery(2*time.Minute))
+			}
+			result, err := rec.Run(ctx, c.command, options...)
+			t.Logf("%d of 5 whole after %v, error %v: %s", c.whole(result), time.Since(start).Round(time.Second), err, runtest.States(result))
+			if !*recovery {
+				return
+			}
 			if err != nil {
 				t.Error(err)
 			}
@@ -132,6 +150,17 @@ func newSlowCount(t *testing.T) *slowCount {
 	}
 	c.command = fmt.Sprintf("echo x >>%s; i=0; while [ $i -lt 20 ]; do echo line $i; i=$((i+1)); sleep 0.5; done; exit 7", c.file)
 	return c
+}
+
+// whole returns how many nodes were reported whole.
+func (c *slowCount) whole(result *consulexec.Result) int {
+	nodes := 0
+	for _, n := range result.Nodes {
+		if n.State == consulexec.StateExited && n.ExitCode == 7 && string(n.Output) == c.want {
+			nodes++
+		}
+	}
+	return nodes
 }
 
 // check checks that every node ran the command once and was reported whole. It
