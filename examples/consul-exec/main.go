@@ -39,6 +39,7 @@
 //	-concurrency              how many nodes may run the command at once: 20, or 10%
 //	-max-failures             dispatch to no more nodes after this many have failed, were lost or did not respond
 //	-timeout                  end the command on a node after this time
+//	-recover time             wait for a node, or Consul, that is out of reach for up to this time
 //	-kill                     end the command on the nodes when this program is interrupted
 //	-demo                     run the command on this machine, on three embedded nodes, to try this program
 //

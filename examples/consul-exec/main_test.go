@@ -229,6 +229,7 @@ func TestBadFlags(t *testing.T) {
 		{"-concurrency=101% x", []string{`"101%"`, "-concurrency"}},
 		{"-max-failures=0 x", []string{`"0"`, "-max-failures"}},
 		{"-max-failures=10% x", []string{`"10%"`, "-max-failures"}},
+		{"-recover=-1s x", []string{`"-1s"`, "-recover", "not positive"}},
 		{"-timeout=-1s x", []string{`"-1s"`, "-timeout"}},
 		{"-timeout=10 x", []string{`"10"`, "-timeout"}},
 		{"-format=xml x", []string{`"xml"`, "-format"}},
@@ -268,7 +269,7 @@ func TestHelp(t *testing.T) {
 	for _, name := range []string{
 		"http-addr", "token", "token-file", "ca-file", "ca-path", "client-cert", "client-key", "tls-server-name", "datacenter", "stale",
 		"node", "service", "tag", "prefix", "shell", "wait", "wait-repl", "verbose",
-		"format", "nodes", "nodes-file", "concurrency", "max-failures", "timeout", "kill", "demo",
+		"format", "nodes", "nodes-file", "concurrency", "max-failures", "timeout", "recover", "kill", "demo",
 	} {
 		if !regexp.MustCompile(`(?m)^  -` + name + `( |$)`).MatchString(stdout) {
 			t.Errorf("-h lacks -%s:\n%s", name, stdout)

@@ -169,6 +169,7 @@ func (r *rollout) restart(ctx context.Context, nodes []string) error {
 		consulexec.WithClient(r.client),
 		consulexec.WithNodes(nodes...),
 		consulexec.WithTimeout(r.timeout),
+		consulexec.WithRecovery(r.timeout), // the command may restart Consul itself
 		consulexec.OnLine(func(node, line string) { fmt.Fprintf(r.out, "  %s: %s\n", node, line) }),
 		consulexec.OnExit(func(node string, code int) { fmt.Fprintf(r.out, "  %s: exit %d\n", node, code) }),
 	)
