@@ -53,11 +53,6 @@ func TestRecovery(t *testing.T) {
 		{"the leader is stopped", func(t *testing.T, _ string, _ *proxy) {
 			restart(t, cluster.Stop, leader(t), 0)
 		}, true},
-		{"every server is restarted", func(t *testing.T, _ string, _ *proxy) {
-			for _, name := range []string{"server-1", "server-2", "server-3"} {
-				restart(t, cluster.Stop, name, 0)
-			}
-		}, true},
 		{"every agent is killed and started", func(t *testing.T, _ string, _ *proxy) {
 			for _, name := range cluster.Nodes() {
 				restart(t, cluster.Kill, name, 0)
