@@ -12,26 +12,17 @@
 exec 3>/dev/null
 claim
 case $? in
-0) cx_new=$cx_dir; sweep ;;
+0) cx_new=$cx_dir; mkdir "$cx_dir/never"; sweep ;;
 1) cx_new='' ;;
 2) exit 3 ;;
 esac
 exec 2>/dev/null
 
-# none_starts reports whether no process of this user runs the job. Here it will
-# be turned away, but with another TMPDIR it has its guard elsewhere.
-none_starts() {
-	for cx_process in $(grep -l "consulexec-$cx_id [s]tart" /proc/[0-9]*/cmdline); do
-		! own "${cx_process%/cmdline}" || return 1
-	done
-	return 0
-}
-
 cx_tenths=0
 while :; do
 	cx_code=0
 	for cx_dir in "$cx_tmp/consulexec-$cx_id-"*; do
-		[ "$cx_dir" != "$cx_new" ] && own "$cx_dir" || continue
+		[ "$cx_dir" != "$cx_new" ] && own "$cx_dir" && [ ! -d "$cx_dir/never" ] || continue
 		cx_ended=$(ended)
 		case $cx_ended in
 		'')
@@ -45,7 +36,9 @@ while :; do
 		*) ! kill -0 "-${cx_ended##*-}" || [ "$cx_code" = 3 ] || cx_code=1 ;;
 		esac
 	done
-	[ -z "$cx_new" ] || none_starts || cx_code=3
+	# Here a process that runs the job will be turned away, but with another TMPDIR
+	# it has its guard elsewhere.
+	[ -z "$cx_new" ] || ! starting || cx_code=3
 	# The leader of a command that has just ended may take a moment to go.
 	case $cx_code in
 	3) cx_most=90 ;;

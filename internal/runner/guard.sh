@@ -7,15 +7,22 @@
 # restart of the agent does not change. If somebody else has taken the name, the
 # next of ten counts.
 #
+# The directory "never" in a guard says that the command has not started and never
+# will.
+#
 # The variables have unusual names. To set one that is in the environment would
 # change it for the command.
 set +efuC # the agent's environment may set them
-for cx_n in cat cksum dd env find grep id ls mkdir mkfifo mv printf rm sed sleep uname; do
-	command -v "$cx_n" >/dev/null || {
-		echo "consulexec: not run: there is no $cx_n"
-		exit 126
-	}
-done
+cx_keep='' # how many seconds the guard is kept after the command's end
+need() {
+	for cx_n in "$@"; do
+		command -v "$cx_n" >/dev/null || {
+			echo "consulexec: not run: there is no $cx_n"
+			exit 126
+		}
+	done
+}
+need cat cksum dd env find grep id ls mkdir mkfifo mv printf rm sed sleep uname
 cx_tmp=${TMPDIR:-/tmp}
 case $cx_tmp in /*) ;; *) cx_tmp=$PWD/$cx_tmp ;; esac
 cx_sum=$({ echo "$cx_tmp"; cat "/proc/$PPID/cmdline" || ps -o args= -p "$PPID"; pwd; uname -n; } 2>/dev/null | cksum)
@@ -45,7 +52,8 @@ claim() {
 	return 2
 }
 
-# ended prints the command's status if the command has ended, and after it
+# ended prints how the command has ended, if it has. First comes its status, then
+# "-timed" if the timeout ended it, else "-". After it comes
 #
 #   -ended   if nothing of it is left, as the watcher has ended it
 #   -left    if something of its group goes on after SIGKILL
@@ -57,9 +65,32 @@ ended() {
 	done
 }
 
-# sweep returns at once and has the guard removed 50 s later: until then a late
-# copy of the job finds it. A SIGTERM, as when a service manager stops the agent,
-# removes it sooner. If the end of the run has just written to it, rm fails once.
+# starting reports whether some process of this user runs the job.
+starting() {
+	if [ -r "/proc/$$/cmdline" ]; then
+		for cx_process in $(grep -l "consulexec-$cx_id [s]tart" /proc/[0-9]*/cmdline); do
+			! own "${cx_process%/cmdline}" || return 0
+		done
+		return 1
+	fi
+	# shellcheck disable=SC2009 # pgrep is not in POSIX
+	ps -U "$(id -u)" -o args= | grep -q "consulexec-$cx_id [s]tart"
+} 2>/dev/null
+
+# sweep returns at once and has the guard removed later: until then a late copy
+# of the job finds it. It is cx_keep seconds later, when no ask of the run is under
+# way, and nothing but SIGKILL makes it sooner: a restart of the agent must not
+# take away what is kept. Without cx_keep it is 50 s, or the SIGTERM of a service
+# manager that stops the agent. If the end of the run has just written to the
+# guard, rm fails once.
 sweep() {
-	/bin/sh -c 'trap "rm -rf \"\$1\"; exit" HUP TERM; sleep 50 & wait; rm -rf "$1" || { sleep 1; rm -rf "$1"; }' consulexec-sweep "$cx_dir" </dev/null >/dev/null 2>&1 3>&- 6>&- &
+	# shellcheck disable=SC2016,SC3067 # the inner shell expands them; all of the shells have -O
+	/bin/sh -c 'if [ -n "$2" ]; then trap "" HUP TERM; else trap "rm -rf \"\$1\"; exit" HUP TERM; fi
+asked() {
+	[ -n "$2" ] || return 1
+	[ -r "/proc/$$/cmdline" ] || { ps -U "$(id -u)" -o args= | grep -q "consulexec-$3 [a]sk"; return; }
+	for p in $(grep -l "consulexec-$3 [a]sk" /proc/[0-9]*/cmdline); do [ ! -O "$p" ] || return 0; done
+	return 1
+}
+sleep "${2:-50}" & wait; while asked "$@"; do sleep 1; done; rm -rf "$1" || { sleep 1; rm -rf "$1"; }' consulexec-sweep "$cx_dir" "$cx_keep" "$cx_id" </dev/null >/dev/null 2>&1 3>&- 6>&- 8<&- &
 }

@@ -3,15 +3,17 @@
 //
 // A job's Args are a program for the node's /bin/sh, and its Script is data for
 // it: the script, the input and the environment. An agent writes the Script to a
-// file and runs the Args. There are two programs:
+// file and runs the Args. There are three programs:
 //
-//   - start (guard.sh, watch.sh, start.sh) runs the command. It has two others
+//   - start (guard.sh, keep.sh, watch.sh, start.sh) runs the command. It has two others
 //     run by shells of their own: leader.sh and output.sh.
 //   - end (guard.sh, end.sh) is a job of its own. It ends the commands of a run.
+//   - ask (guard.sh, keep.sh, ask.sh) is a job of its own. It prints the output of a run
+//     that the node keeps, and exits with its status.
 //
 // They use POSIX utilities: cat, cksum, dd, env, find, grep, id, ls, mkdir,
-// mkfifo, mv, printf, ps (without /proc), rm, sed, sleep, uname. They also need
-// setsid, which is not in POSIX. A shell with job control without a terminal,
+// mkfifo, mv, printf, ps (without /proc), rm, sed, sleep, uname; to keep output,
+// also tee and tail. They also need setsid, which is not in POSIX. A shell with job control without a terminal,
 // such as bash, needs no setsid; dash does. They send a signal to a group by
 // kill -TERM -1234, which every shell takes. Other forms fail: "kill -s TERM --
 // -1234" in busybox, "kill -s TERM -1234" in dash.
@@ -59,11 +61,15 @@ type Spec struct {
 	MaxOutput int64             // in bytes; NoLimit passes all on
 	Timeout   time.Duration     // none if 0
 	Killable  bool              // whether the killer can end it
+
+	// Keep is how long after the command's end the node keeps its output and
+	// status, rounded up to whole seconds. 0 is not at all.
+	Keep time.Duration
 }
 
 // NeedsRunner reports whether an agent alone can't run it like that.
 func (s *Spec) NeedsRunner() bool {
-	return s.Script != nil || len(s.Env) > 0 || s.Dir != "" || s.Stdin != nil || s.MaxOutput != NoLimit || s.Timeout > 0 || s.Killable
+	return s.Script != nil || len(s.Env) > 0 || s.Dir != "" || s.Stdin != nil || s.MaxOutput != NoLimit || s.Timeout > 0 || s.Killable || s.Keep > 0
 }
 
 // Job returns the job of the run with this ID.
@@ -77,9 +83,31 @@ func (s *Spec) Job(id string) Job {
 	return Job{Command: s.Command, Args: s.Args}
 }
 
-// The runner ends the output of a command that it had to end at the timeout with
-// this note. It exits with status TimedOut then.
-func TimeoutNote(id string) []byte { return []byte("\x00consulexec-" + id + " timed out") }
+// A Note is what the runner or an ask adds to the output for the library. It is
+// the very end of the output.
+type Note string
+
+// The runner ends the output with NoteTimedOut if it had to end the command at
+// the timeout. With Keep, it adds NoteEnded to a command's own status 255: an
+// agent that gives up reports that status as well. An ask ends the output with
+// one of these notes in any case.
+const (
+	NoteEnded    Note = "ended"     // the status is the command's
+	NoteTimedOut Note = "timed out" // the status is TimedOut
+	NoteNoTrace  Note = "no trace"  // the command has not started there and never will
+	NoteKilled   Note = "killed"    // the runner is gone without a status
+
+	// They are like NoteEnded and NoteTimedOut, but the disk was full, and the
+	// end of the output was not kept.
+	NoteIncomplete         Note = "incomplete"
+	NoteIncompleteTimedOut Note = "incomplete, timed out"
+)
+
+// Text returns the note as it is in the output of the run with this ID.
+func (n Note) Text(id string) []byte { return []byte("\x00consulexec-" + id + " " + string(n)) }
+
+// TimeoutNote returns the text of NoteTimedOut.
+func TimeoutNote(id string) []byte { return NoteTimedOut.Text(id) }
 
 // TimedOut is the exit status of the runner if it had to end the command at the
 // timeout. Without the note, the status is the command's own.
@@ -101,6 +129,8 @@ const (
 var (
 	//go:embed guard.sh
 	guardSource string
+	//go:embed keep.sh
+	keepSource string
 	//go:embed start.sh
 	startSource string
 	//go:embed watch.sh
@@ -111,11 +141,14 @@ var (
 	outputSource string
 	//go:embed end.sh
 	endSource string
+	//go:embed ask.sh
+	askSource string
 
-	start  = withoutComments(guardSource + watchSource + startSource)
+	start  = withoutComments(guardSource + keepSource + watchSource + startSource)
 	leader = withoutComments(leaderSource)
 	output = withoutComments(outputSource)
 	end    = withoutComments(guardSource + endSource)
+	ask    = withoutComments(guardSource + keepSource + askSource)
 )
 
 // withoutComments drops comment lines and empty lines, which would only make
@@ -145,12 +178,23 @@ func shell(id, role, program string, args ...string) []string {
 // node. Its exit status is one of the constants above.
 func End(id string) Job { return Job{Args: shell(id, "end", end)} }
 
+// Ask returns the job that prints the output of the run with this ID on its node,
+// without the first from bytes, and exits with its status. It prints what is kept
+// while the command still runs, and waits for its end. A run that has not begun
+// on the node never will; the node remembers that for the time keep. The name is
+// of [0-9a-z-]+ and tells this ask from others of the run: of two copies of the
+// same ask, the second ends by a signal. If an ask can do nothing, it exits
+// without a note.
+func Ask(id, name string, from int64, keep time.Duration) Job {
+	return Job{Args: shell(id, "ask", ask, name, strconv.FormatInt(from+1, 10), seconds(keep))}
+}
+
 // wrap returns the job that runs it by the runner.
 func (s *Spec) wrap(id string) Job {
 	kind, interpreter, word, rest := s.program()
 	data, lengths := s.data(id)
 	args := slices.Concat(
-		[]string{s.seconds(), s.passed(), s.Dir}, lengths,
+		[]string{seconds(s.Keep), seconds(s.Timeout), s.passed(), s.Dir}, lengths,
 		[]string{marked(id, "leader", leader), output, kind, interpreter, word}, rest)
 	return Job{Args: shell(id, "start", start, args...), Script: data}
 }
@@ -193,13 +237,13 @@ func Interpreter(script []byte) (interpreter, word string, err error) {
 	return interpreter, word, nil
 }
 
-// seconds returns the timeout, rounded up to whole seconds: POSIX's sleep takes
-// no others.
-func (s *Spec) seconds() string {
-	if s.Timeout <= 0 {
+// seconds returns a time, rounded up to whole seconds: POSIX's sleep takes no
+// others. It returns nothing for 0.
+func seconds(d time.Duration) string {
+	if d <= 0 {
 		return ""
 	}
-	return strconv.Itoa(int(min((s.Timeout-1)/time.Second+1, math.MaxInt32)))
+	return strconv.Itoa(int(min((d-1)/time.Second+1, math.MaxInt32)))
 }
 
 // maxCounted is the largest limit that each shell can count.

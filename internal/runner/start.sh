@@ -2,16 +2,17 @@
 # status through. Its arguments:
 #
 #   $1     the run's ID
-#   $2     the timeout in seconds, or nothing
-#   $3     how many bytes of output are passed on, or nothing
-#   $4     the command's directory, or nothing
-#   $5-$8  the lengths of the data: all, the script, the input, the environment
-#   $9     the text of leader.sh
-#   $10    the text of output.sh
-#   $11    what to run: command, script or args
-#   $12    its shell or interpreter; if empty, the agent's shell
-#   $13    the interpreter's argument, or nothing
-#   $14... the command, the script's arguments, or the program and its arguments
+#   $2     how many seconds output and status are kept after the end, or nothing
+#   $3     the timeout in seconds, or nothing
+#   $4     how many bytes of output are passed on, or nothing
+#   $5     the command's directory, or nothing
+#   $6-$9  the lengths of the data: all, the script, the input, the environment
+#   $10    the text of leader.sh
+#   $11    the text of output.sh
+#   $12    what to run: command, script or args
+#   $13    its shell or interpreter; if empty, the agent's shell
+#   $14    the interpreter's argument, or nothing
+#   $15... the command, the script's arguments, or the program and its arguments
 #
 # The agent has written the data to a file. Its first line is the run's name;
 # then come the script, the input and the environment.
@@ -20,16 +21,18 @@
 # background would have SIGINT and SIGQUIT ignored and could not undo that. It
 # survives HUP, INT and TERM. Its children get these signals' default actions.
 trap : HUP INT TERM
-cx_limit=$2 cx_max=$3 cx_work=$4 cx_size=$5 cx_script=$6 cx_stdin=$7 cx_vars=$8 cx_leader=$9
+cx_keep=$2 cx_limit=$3 cx_max=$4 cx_work=$5 cx_size=$6 cx_script=$7 cx_stdin=$8 cx_vars=$9
 shift 9
-cx_output=$1 cx_kind=$2 cx_shell=$3 cx_word=$4 cx_own=''
-shift 4
+cx_leader=$1 cx_output=$2 cx_kind=$3 cx_shell=$4 cx_word=$5 cx_own=''
+shift 5
+[ -z "$cx_keep" ] || need tee
 
 # fail ends a run that has not begun.
 fail() {
 	echo "consulexec: not run: $1"
+	[ -z "$cx_keep" ] || { (echo "consulexec: not run: $1" >"$cx_dir/kept") && mv "$cx_dir/kept" "$cx_dir/kept-whole"; } 2>/dev/null
 	rm -f "$cx_dir/script" "$cx_dir/input"
-	mkdir "$cx_dir/exit-126-ended"
+	mkdir "$cx_dir/exit-126--ended"
 	sweep
 	exit 126
 }
@@ -52,6 +55,28 @@ case $? in
 	;;
 2) exit 126 ;;
 esac
+
+# remove_old removes old guards that nobody has removed, as their sweeper was
+# killed: such whose command has ended, and such of this agent whose runner is
+# gone. Others may belong to a container whose processes can't be seen here.
+remove_old() {
+	find "$cx_tmp/." ! -name . -prune -type d -user "$(id -u)" -mmin +2 \
+		-name 'consulexec-????????-????-????-????-????????????-[0-9]*' | while read -r cx_old; do
+		(
+			cx_dir=$cx_old cx_id=${cx_old##*/consulexec-} cx_mine=''
+			case $cx_id in
+			*-"${cx_sum%% *}" | *-"${cx_sum%% *}"-[1-9]) cx_mine=yes cx_id=${cx_id%"-${cx_sum%% *}"*} ;;
+			esac
+			for cx_keep in "$cx_dir"/keep-*; do
+				[ ! -e "$cx_keep" ] || [ -n "$(find "$cx_dir" -prune -mmin "+${cx_keep##*-}")" ] || exit
+			done
+			[ -d "$cx_dir/never" ] || [ -n "$(ended)" ] || { [ -n "$cx_mine" ] && ! runner_lives; } || exit
+			rm -rf "$cx_dir"
+		)
+	done
+} >/dev/null 2>&1
+mark_keep
+remove_old
 
 # take makes the data the guard's own. It must be whole: an agent on a full disk
 # leaves the rest out. If agents share the directory, each has written the same
@@ -110,6 +135,25 @@ command) set -- "$cx_shell" -c "$1" ;;
 script) set -- "$cx_shell" ${cx_word:+"$cx_word"} "$cx_dir/script" "$@" ;;
 esac
 
+# keep_output starts two processes. One passes what comes from the FIFO "passed"
+# on to the agent and to the keeper, which writes it to a file. tee may go on after
+# a write error and leave a hole, cat does not. So the file is always the exact
+# begin of the output; if it is all of it, its name says so. Neither a dead agent
+# nor a full disk stops the output. Both hold the events open.
+keep_output() {
+	(
+		trap '' HUP INT TERM
+		cat <"$cx_copy" >"$cx_dir/kept" && mv "$cx_dir/kept" "$cx_dir/kept-whole"
+	) &
+	(
+		trap '' HUP INT TERM PIPE
+		{
+			tee "$cx_copy"
+			cat >/dev/null
+		} <"$cx_dir/passed"
+	) &
+}
+
 cx_why=$(mkfifo -m 600 "$cx_dir/events" "$cx_dir/hold" "$cx_dir/output" 2>&1) || fail "$cx_why"
 exec 2>/dev/null # what the shells say, such as "Terminated", is not the command's output
 if command -v setsid >/dev/null; then cx_own=setsid; elif (set -m); then set -m; fi
@@ -117,16 +161,28 @@ if command -v setsid >/dev/null; then cx_own=setsid; elif (set -m); then set -m;
 # The events must not end before there are any. So this shell opens them and
 # hands them to the pump.
 exec 4<>"$cx_dir/events"
-$cx_own /bin/sh -c "$cx_output" sh "$cx_max" 4>&4 <"$cx_dir/output" &
+# A command runs even if there is no room to keep its output.
+if [ -n "$cx_copy" ] && mkfifo -m 600 "$cx_dir/passed"; then
+	keep_output
+	$cx_own /bin/sh -c "$cx_output" sh "$cx_max" 4>&4 <"$cx_dir/output" >"$cx_dir/passed" &
+else
+	$cx_own /bin/sh -c "$cx_output" sh "$cx_max" 4>&4 <"$cx_dir/output" &
+fi
 cx_pump=$!
 exec 4>&-
 [ -z "$cx_limit" ] || start_timer
-watch 3>&1 >/dev/null <"$cx_dir/events" 6>"$cx_dir/hold" &
+# This shell opens hold, as its name changes as soon as there is a watcher.
+exec 3<>"$cx_dir/hold"
+exec 6>"$cx_dir/hold"
+exec 8<"$cx_dir/hold" 3>&-
+watch 3>&1 >/dev/null <"$cx_dir/events" 8<&- &
 cx_watch=$!
+mv "$cx_dir/hold" "$cx_dir/hold-$cx_watch"
+exec 6>&-
 # Some shells would open the files themselves, not in the child, without exec.
 (exec $cx_own /bin/sh -c "$cx_leader" sh "$cx_id" "$cx_own" "$cx_work" "$cx_vars" "$@" \
-	<&7 >/dev/null 4>"$cx_dir/events" 5>"$cx_dir/output" 7<&- 8<"$cx_dir/hold" 9<&9)
-# A signal for this shell interrupts wait. The command may have removed the guard.
+	<&7 >/dev/null 4>"$cx_dir/events" 5>"$cx_dir/output" 7<&- 8<&8 9<&9)
+# A signal for this shell interrupts wait.
 while :; do
 	wait "$cx_watch"
 	cx_code=$?
@@ -134,4 +190,7 @@ while :; do
 done
 sweep
 exit_ended
+# The command may have removed the guard. Otherwise somebody has killed the
+# watcher, and the command's status is not known.
+! own "$cx_dir" || kill -KILL $$
 exit "$cx_code"

@@ -7,7 +7,7 @@
 #   end         the run is cancelled
 #
 # The FIFO ends when leader and output are through: then nobody holds the
-# command's output any more.
+# command's output any more, and all that can be kept of it is kept.
 watch() {
 	trap '' HUP INT TERM PIPE
 	IFS=' 
@@ -34,14 +34,16 @@ watch() {
 		esac
 	done
 	if [ -n "$cx_timed" ]; then
-		cx_code=124
-		printf '\000consulexec-%s timed out' "$cx_id" >&3
+		cx_code=124 cx_timed=timed
+		note 'timed out' >&3
+	elif [ -n "$cx_keep" ] && [ "$cx_code" = 255 ]; then
+		note ended >&3 # an agent that gives up reports 255 as well
 	fi
 	if [ -z "$cx_left" ]; then
 		cx_left=$cx_group
 		[ -n "$cx_group" ] && [ -z "$cx_ending" ] || cx_left=ended
 	fi
-	mv "$cx_dir/hold" "$cx_dir/exit-$cx_code-$cx_left" # which needs no room on the disk
+	mv "$cx_dir"/hold* "$cx_dir/exit-$cx_code-$cx_timed-$cx_left" # which needs no room on the disk
 	[ -z "$cx_limit" ] || { kill -KILL "$cx_timer"; kill -KILL "-$cx_timer"; }
 	exit "$cx_code"
 }
