@@ -52,14 +52,6 @@ claim() {
 	return 2
 }
 
-# mark_keep notes in the guard how long it is kept: the FIFO keep-3 says that it
-# may go when nothing in it has changed for three minutes. A FIFO needs no room
-# for data on the disk.
-mark_keep() {
-	cx_copy=
-	[ -z "$cx_keep" ] || { cx_copy=$cx_dir/keep-$((cx_keep / 60 + 2)) && mkfifo -m 600 "$cx_copy" 2>/dev/null; } || cx_copy=
-}
-
 # ended prints how the command has ended, if it has. First comes its status, then
 # "-timed" if the timeout ended it, else "-". After it comes
 #
@@ -73,16 +65,6 @@ ended() {
 	done
 }
 
-# has_role reports whether the process $1 is this user's and of the run, and what
-# $2 says.
-has_role() {
-	if [ -r "/proc/$$/cmdline" ]; then
-		own "/proc/$1" && grep -q "consulexec-$cx_id $2" "/proc/$1/cmdline"
-	else
-		kill -0 "$1" && ps -o args= -p "$1" | grep -q "consulexec-$cx_id $2"
-	fi
-} 2>/dev/null
-
 # starting reports whether some process of this user runs the job.
 starting() {
 	if [ -r "/proc/$$/cmdline" ]; then
@@ -91,20 +73,9 @@ starting() {
 		done
 		return 1
 	fi
+	# shellcheck disable=SC2009 # pgrep is not in POSIX
 	ps -U "$(id -u)" -o args= | grep -q "consulexec-$cx_id [s]tart"
 } 2>/dev/null
-
-# runner_lives reports whether the guard's runner lives. The FIFO hold has the
-# watcher's number in its name. Before there is a watcher, whoever runs the job
-# counts.
-runner_lives() {
-	for cx_hold in "$cx_dir"/hold-*; do
-		if [ -p "$cx_hold" ]; then has_role "${cx_hold##*-}" start; else starting; fi
-	done
-}
-
-# note ends the output with what the library is to know.
-note() { printf '\000consulexec-%s %s' "$cx_id" "$1"; }
 
 # sweep returns at once and has the guard removed later: until then a late copy
 # of the job finds it. It is cx_keep seconds later, when no ask of the run is under

@@ -157,7 +157,7 @@ func TestGuardTaken(t *testing.T) {
 				job := sh.kept(killable(Spec{Script: []byte(waits)}), id)
 				s := a.start(job)
 				s.until("up")
-				if !a.has(filepath.Base(guard) + "-1/hold") {
+				if !a.has(filepath.Base(guard) + "-1/hold-*") {
 					t.Error("the run's guard is not the next name")
 				}
 				if output, code := a.run(job); output != "" || code != TurnedAway {
@@ -231,8 +231,8 @@ func TestWithoutTMPDIR(t *testing.T) {
 			a, id := newAgent(t), runID()
 			a.env = append(a.without("TMPDIR"), more...)
 			a.tmp = "/tmp"
-			output, code := a.run(sh.job(killable(Spec{Script: []byte("ls -d /tmp/consulexec-$1-*/hold"), Args: []string{id}}), id))
-			if want := a.guard(id) + "/hold\n"; output != want || code != 0 || !strings.HasPrefix(output, "/tmp/") {
+			output, code := a.run(sh.job(killable(Spec{Script: []byte("ls -d /tmp/consulexec-$1-*/output"), Args: []string{id}}), id))
+			if want := a.guard(id) + "/output\n"; output != want || code != 0 || !strings.HasPrefix(output, "/tmp/") {
 				t.Errorf("exit status %d, output %q, want %q", code, output, want)
 			}
 		}
@@ -357,7 +357,8 @@ func TestDataGone(t *testing.T) {
 		}
 		var names []string
 		for _, file := range files {
-			names = append(names, file.Name())
+			name, _, _ := strings.Cut(file.Name(), "-")
+			names = append(names, name)
 		}
 		if want := []string{"events", "hold", "output", "script"}; !slices.Equal(names, want) {
 			t.Errorf("the guard has %q, want %q", names, want)

@@ -101,7 +101,7 @@ func (s nodeShell) end(id string) Job {
 // change changes the programs of a job.
 func (s nodeShell) change(args []string, pause string) {
 	for i, text := range args {
-		args[i] = strings.ReplaceAll(strings.ReplaceAll(text, "/bin/sh", s.path), "sleep 50 & wait;", pause)
+		args[i] = strings.ReplaceAll(strings.ReplaceAll(text, "/bin/sh", s.path), `sleep "${2:-50}" & wait;`, pause)
 	}
 }
 

@@ -154,7 +154,7 @@ func TestEnv(t *testing.T) {
 		}
 		// Neither the shell nor the guard's place depend on Env.
 		id := runID()
-		command := fmt.Sprintf("ls -d %q/consulexec-*/hold; echo \"$A\"", a.tmp)
+		command := fmt.Sprintf("ls -d %q/consulexec-*/hold-* | sed 's/-[0-9]*$//'; echo \"$A\"", a.tmp)
 		output, code = a.run(sh.job(killable(Spec{Command: command, Env: env}), id))
 		if want := a.guard(id) + "/hold\nthe caller's\n"; output != want || code != 0 {
 			t.Errorf("exit status %d, output %q, want %q", code, output, want)

@@ -5,10 +5,10 @@
 // it: the script, the input and the environment. An agent writes the Script to a
 // file and runs the Args. There are three programs:
 //
-//   - start (guard.sh, watch.sh, start.sh) runs the command. It has two others
+//   - start (guard.sh, keep.sh, watch.sh, start.sh) runs the command. It has two others
 //     run by shells of their own: leader.sh and output.sh.
 //   - end (guard.sh, end.sh) is a job of its own. It ends the commands of a run.
-//   - ask (guard.sh, ask.sh) is a job of its own. It prints the output of a run
+//   - ask (guard.sh, keep.sh, ask.sh) is a job of its own. It prints the output of a run
 //     that the node keeps, and exits with its status.
 //
 // They use POSIX utilities: cat, cksum, dd, env, find, grep, id, ls, mkdir,
@@ -129,6 +129,8 @@ const (
 var (
 	//go:embed guard.sh
 	guardSource string
+	//go:embed keep.sh
+	keepSource string
 	//go:embed start.sh
 	startSource string
 	//go:embed watch.sh
@@ -142,11 +144,11 @@ var (
 	//go:embed ask.sh
 	askSource string
 
-	start  = withoutComments(guardSource + watchSource + startSource)
+	start  = withoutComments(guardSource + keepSource + watchSource + startSource)
 	leader = withoutComments(leaderSource)
 	output = withoutComments(outputSource)
 	end    = withoutComments(guardSource + endSource)
-	ask    = withoutComments(guardSource + askSource)
+	ask    = withoutComments(guardSource + keepSource + askSource)
 )
 
 // withoutComments drops comment lines and empty lines, which would only make

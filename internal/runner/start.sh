@@ -63,11 +63,14 @@ remove_old() {
 	find "$cx_tmp/." ! -name . -prune -type d -user "$(id -u)" -mmin +2 \
 		-name 'consulexec-????????-????-????-????-????????????-[0-9]*' | while read -r cx_old; do
 		(
-			cx_dir=$cx_old cx_name=${cx_old##*/consulexec-} cx_id=${cx_name%"-${cx_sum%% *}"*}
+			cx_dir=$cx_old cx_id=${cx_old##*/consulexec-} cx_mine=''
+			case $cx_id in
+			*-"${cx_sum%% *}" | *-"${cx_sum%% *}"-[1-9]) cx_mine=yes cx_id=${cx_id%"-${cx_sum%% *}"*} ;;
+			esac
 			for cx_keep in "$cx_dir"/keep-*; do
 				[ ! -e "$cx_keep" ] || [ -n "$(find "$cx_dir" -prune -mmin "+${cx_keep##*-}")" ] || exit
 			done
-			[ -d "$cx_dir/never" ] || [ -n "$(ended)" ] || { [ "$cx_id" != "$cx_name" ] && ! runner_lives; } || exit
+			[ -d "$cx_dir/never" ] || [ -n "$(ended)" ] || { [ -n "$cx_mine" ] && ! runner_lives; } || exit
 			rm -rf "$cx_dir"
 		)
 	done
@@ -170,7 +173,8 @@ exec 4>&-
 [ -z "$cx_limit" ] || start_timer
 # This shell opens hold, as its name changes as soon as there is a watcher.
 exec 3<>"$cx_dir/hold"
-exec 6>"$cx_dir/hold" 8<"$cx_dir/hold" 3>&-
+exec 6>"$cx_dir/hold"
+exec 8<"$cx_dir/hold" 3>&-
 watch 3>&1 >/dev/null <"$cx_dir/events" 8<&- &
 cx_watch=$!
 mv "$cx_dir/hold" "$cx_dir/hold-$cx_watch"
