@@ -50,7 +50,7 @@ func longestPrefix(note, stream []byte) int {
 
 // TestNoteCut cuts streams at each pair of places.
 func TestNoteCut(t *testing.T) {
-	note := string(runner.TimeoutNote("5f1e0c9a-0000-4000-8000-0123456789ab"))
+	note := string(runner.NoteTimedOut.Text("5f1e0c9a-0000-4000-8000-0123456789ab"))
 	for _, test := range []struct{ stream, want string }{
 		{"", ""},
 		{note, ""},
@@ -79,7 +79,7 @@ func TestNoteCut(t *testing.T) {
 
 // TestNoteRandom sends random streams of parts of the note in random chunks.
 func TestNoteRandom(t *testing.T) {
-	note := string(runner.TimeoutNote("id"))
+	note := string(runner.NoteTimedOut.Text("id"))
 	random := rand.New(rand.NewPCG(1, 2))
 	notes := 0
 	for range 20_000 {
@@ -113,7 +113,7 @@ func TestNoteRandom(t *testing.T) {
 
 // TestNoNote has a job without a timeout, whose output is its own.
 func TestNoNote(t *testing.T) {
-	note := string(runner.TimeoutNote("id"))
+	note := string(runner.NoteTimedOut.Text("id"))
 	if got, noted := filterNotes(t, nil, []byte(note), nil, []byte("\x00")); got != note+"\x00" || noted {
 		t.Errorf("output %q, note %v", got, noted)
 	}

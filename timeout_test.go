@@ -62,7 +62,7 @@ func TestTimedOut(t *testing.T) {
 				e := rec.New("x", append([]consulexec.Option{
 					consulexec.OnLine(func(node, line string) { say("line %q", plain(line)) }),
 				}, test.options...)...)
-				note = string(runner.TimeoutNote(e.ID()))
+				note = string(runner.NoteTimedOut.Text(e.ID()))
 				spell = strings.NewReplacer("NOTE", note, "NO", note[:9], "T", note[9:10], "E", note[10:])
 				delivered := 0
 				rec.Hook = func(call string) {
@@ -105,7 +105,7 @@ func TestNoteOfCancelledRun(t *testing.T) {
 	for _, way := range []string{"cancel", "panic"} {
 		var e *consulexec.Exec
 		h := func(ctx context.Context, j *exectest.Job) int {
-			_, _ = j.Output.Write(runner.TimeoutNote(e.ID())[:9])
+			_, _ = j.Output.Write(runner.NoteTimedOut.Text(e.ID())[:9])
 			return runtest.Sleeps(time.Hour)(ctx, j)
 		}
 		runtest.Bubble(t, []exectest.Option{runtest.Node("a", h)}, func(t *testing.T, srv *exectest.Server) {

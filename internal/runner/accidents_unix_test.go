@@ -27,7 +27,7 @@ func TestEmptiedTMPDIR(t *testing.T) {
 		}
 		id := runID()
 		output, code := a.run(sh.job(timed(Spec{Command: `rm -rf "$TMPDIR"/*; exec sleep 4321`}, time.Second), id))
-		if want := string(TimeoutNote(id)); output != want || code != TimedOut {
+		if want := string(NoteTimedOut.Text(id)); output != want || code != TimedOut {
 			t.Errorf("at the timeout: exit status %d, output %q", code, output)
 		}
 		a.nothingLeft()

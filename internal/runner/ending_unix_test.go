@@ -73,7 +73,7 @@ func (e ending) check(since time.Time, want int) {
 // checkTimedOut checks one that the timeout has ended.
 func (e ending) checkTimedOut(since time.Time) {
 	e.t.Helper()
-	e.output += string(TimeoutNote(e.id))
+	e.output += string(NoteTimedOut.Text(e.id))
 	e.check(since, TimedOut)
 }
 
@@ -316,7 +316,7 @@ func TestSignals(t *testing.T) {
 				a.groups = true
 				id, want, limit := runID(), "a\nb\n", time.Hour
 				if c.code == TimedOut {
-					want, limit = "a\n"+string(TimeoutNote(id)), 3*time.Second
+					want, limit = "a\n"+string(NoteTimedOut.Text(id)), 3*time.Second
 				}
 				all, wants = append(all, a.start(sh.job(timed(Spec{Command: c.command}, limit), id))), append(wants, want)
 			}
