@@ -106,7 +106,6 @@ const (
 // Text returns the note as it is in the output of the run with this ID.
 func (n Note) Text(id string) []byte { return []byte("\x00consulexec-" + id + " " + string(n)) }
 
-
 // TimedOut is the exit status of the runner if it had to end the command at the
 // timeout. Without the note, the status is the command's own.
 const TimedOut = 124
