@@ -25,7 +25,13 @@ need() {
 need cat cksum dd env find grep id ls mkdir mkfifo mv printf rm sed sleep uname
 cx_tmp=${TMPDIR:-/tmp}
 case $cx_tmp in /*) ;; *) cx_tmp=$PWD/$cx_tmp ;; esac
-cx_sum=$({ echo "$cx_tmp"; cat "/proc/$PPID/cmdline" || ps -o args= -p "$PPID"; pwd; uname -n; } 2>/dev/null | cksum)
+args() { cat "/proc/$1/cmdline" || ps -o args= -p "$1"; } 2>/dev/null
+cx_sum=$({ echo "$cx_tmp"; args "$PPID"; pwd; uname -n; } | cksum)
+# An agent that has just died has no command line, so the name would be another
+# one. Nobody would read what this program does.
+case $(args "$PPID" | cksum) in
+*' 0') case $(args $$ | cksum) in *' 0') ;; *) exit 1 ;; esac ;;
+esac
 cx_guard=$cx_tmp/consulexec-$cx_id-${cx_sum%% *}
 
 # own reports whether a directory is there and belongs to this user.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -370,6 +371,39 @@ func TestDataGone(t *testing.T) {
 		a.file("go", nil)
 		if output, code := s.wait(); output != "a\n" || code != 3 {
 			t.Errorf("exit status %d, output %q", code, output)
+		}
+	})
+}
+
+// TestDeadBeforeGuard has the agent die before the runner knows the name of its
+// guard. The command does not run: the guard would have another name.
+func TestDeadBeforeGuard(t *testing.T) {
+	eachShell(t, func(t *testing.T, sh nodeShell) {
+		t.Parallel()
+		a, id := newAgent(t, "SHELL=/bin/sh"), runID()
+		bin := t.TempDir() // whose cksum lets the agent die first
+		slow := "#!/bin/sh\n: >" + a.tmp + "/asks; until [ -e " + a.tmp + "/dead ]; do sleep 0.1; done; PATH=${PATH#*:}; exec cksum\n"
+		if err := os.WriteFile(filepath.Join(bin, "cksum"), []byte(slow), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		job := sh.job(killable(Spec{Command: ": >ran"}), id)
+		args := append([]string{"-c", `trap : TERM; "$@"; :`, "agent"}, job.Args...)
+		cmd := exec.Command("/bin/sh", args...)
+		cmd.Env, cmd.Dir = append(slices.Clone(a.env), "PATH="+bin+":"+os.Getenv("PATH")), a.dir
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(time.Minute); !a.has("asks") && time.Now().Before(deadline); {
+			time.Sleep(2 * time.Millisecond)
+		}
+		cmd.Process.Kill()
+		cmd.Wait()
+		a.file("dead", nil)
+		for deadline := time.Now().Add(time.Minute); len(a.processes()) > 0 && time.Now().Before(deadline); {
+			time.Sleep(2 * time.Millisecond)
+		}
+		if a.has("ran") || a.has("consulexec-*") {
+			t.Error("the command runs, or there is a guard")
 		}
 	})
 }
