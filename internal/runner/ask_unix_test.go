@@ -208,6 +208,22 @@ func TestDeadAgent(t *testing.T) {
 	})
 }
 
+// TestKeptEmptiedTMPDIR has a command remove the guard at once. The run goes on
+// to its end.
+func TestKeptEmptiedTMPDIR(t *testing.T) {
+	eachShell(t, func(t *testing.T, sh nodeShell) {
+		t.Parallel()
+		for range upTo(10) {
+			a := newAgent(t, "SHELL=/bin/sh")
+			spec := keeping(Spec{Command: `rm -rf "$TMPDIR"/*; echo a; exit 3`})
+			if output, code := a.run(sh.job(spec, runID())); output != "a\n" || code != 3 {
+				t.Errorf("exit status %d, output %q", code, output)
+			}
+			a.nothingLeft()
+		}
+	})
+}
+
 // watcher returns the number in the name of the guard's hold.
 func (a *agent) watcher() (pid int) {
 	a.t.Helper()

@@ -140,11 +140,10 @@ esac
 # a write error and leave a hole, cat does not. So the file is always the exact
 # begin of the output; if it is all of it, its name says so. Neither a dead agent
 # nor a full disk stops the output. Both hold the events open.
+#
+# The command may remove the guard. So all FIFOs are open before it begins: pump
+# and tee wait for each other, and this shell for tee.
 keep_output() {
-	(
-		trap '' HUP INT TERM
-		cat <"$cx_copy" >"$cx_dir/kept" && mv "$cx_dir/kept" "$cx_dir/kept-whole"
-	) &
 	(
 		trap '' HUP INT TERM PIPE
 		{
@@ -152,6 +151,12 @@ keep_output() {
 			cat >/dev/null
 		} <"$cx_dir/passed"
 	) &
+	exec 5<"$cx_copy"
+	(
+		trap '' HUP INT TERM
+		cat <&5 >"$cx_dir/kept" && mv "$cx_dir/kept" "$cx_dir/kept-whole"
+	) &
+	exec 5<&-
 }
 
 cx_why=$(mkfifo -m 600 "$cx_dir/events" "$cx_dir/hold" "$cx_dir/output" 2>&1) || fail "$cx_why"
@@ -163,12 +168,13 @@ if command -v setsid >/dev/null; then cx_own=setsid; elif (set -m); then set -m;
 exec 4<>"$cx_dir/events"
 # A command runs even if there is no room to keep its output.
 if [ -n "$cx_copy" ] && mkfifo -m 600 "$cx_dir/passed"; then
+	$cx_own /bin/sh -c "$cx_output" sh "$cx_max" 4>&4 >"$cx_dir/passed" <"$cx_dir/output" &
+	cx_pump=$!
 	keep_output
-	$cx_own /bin/sh -c "$cx_output" sh "$cx_max" 4>&4 <"$cx_dir/output" >"$cx_dir/passed" &
 else
 	$cx_own /bin/sh -c "$cx_output" sh "$cx_max" 4>&4 <"$cx_dir/output" &
+	cx_pump=$!
 fi
-cx_pump=$!
 exec 4>&-
 [ -z "$cx_limit" ] || start_timer
 # This shell opens hold, as its name changes as soon as there is a watcher.
