@@ -287,7 +287,10 @@ func (r *run) main() error {
 		if !r.mayReopen(err) {
 			return err
 		}
-		if err = r.reopen(err); err == nil {
+		if err = r.reopen(err); err != nil {
+			return err
+		}
+		if err = r.dispatch(); err == nil {
 			err = r.follow()
 		}
 	}
@@ -487,6 +490,7 @@ func (r *run) dispatch() error {
 func (r *run) enqueue(names []string) error {
 	dispatch, err := r.dispatcher.open(r.ctx)
 	if err != nil {
+		r.state.putBack(names)
 		return err
 	}
 	r.state.enqueue(r.dispatcher.plan(dispatch, names))
@@ -773,7 +777,12 @@ func (r *run) dispatchAgain(names []string) error {
 		return err
 	}
 	r.log.Debug("dispatching again", "nodes", fenced)
-	return r.enqueue(r.state.leaveAll(fenced))
+	dispatch, err := r.dispatcher.open(r.ctx)
+	if err != nil {
+		return err // they stay in their dispatch
+	}
+	r.state.enqueue(r.dispatcher.plan(dispatch, r.state.leaveAll(fenced)))
+	return nil
 }
 
 // repeatUncertain dispatches to nodes again whose event may not have gone out,

@@ -276,6 +276,7 @@ func (s *state) tookJob(name string, now time.Time) bool {
 		return false
 	}
 	n.unsure, n.Acked = false, now
+	s.unsure--
 	return true
 }
 
@@ -322,6 +323,7 @@ func (s *state) noTrace(name string) bool {
 func (s *state) undo(n *node) {
 	s.leaveAsk(n)
 	n.unsure, n.doubt, n.streams = false, nil, nil
+	s.unsure--
 	s.running--
 	s.taken--
 }
@@ -346,7 +348,7 @@ func (s *state) settleUnsure(reason error) {
 // newSession records that the session has ended and a new one has been opened.
 // Nodes that may have started are asked. The others get the job under the new
 // session: under the old one they can't start any more.
-func (s *state) newSession(reason error) {
+func (s *state) newSession(reason error, now time.Time) {
 	var again []string
 	for name, n := range s.nodes {
 		switch {
@@ -355,7 +357,8 @@ func (s *state) newSession(reason error) {
 		case n.unacked:
 			n.unacked = false
 			s.unacked--
-			n.State, n.unsure = StateRunning, true
+			n.State, n.unsure, n.seen = StateRunning, true, now
+			s.unsure++
 			s.running++
 			s.taken++
 		case n.queued:
@@ -378,4 +381,6 @@ func (s *state) newSession(reason error) {
 }
 
 // unaskable records that no event can carry a node's name.
-func (s *state) unaskable(n *node) { n.askPause = s.recovery }
+func (s *state) unaskable(n *node, now time.Time) {
+	n.asks, n.askPause, n.askedAt = n.asks+1, s.recovery, now
+}

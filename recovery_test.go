@@ -157,7 +157,7 @@ func TestNewSession(t *testing.T) {
 	s.waiting = []string{"waits"}
 	s.enqueue([]firing{{dispatch: "2", names: []string{"silent"}}, {dispatch: "3", names: []string{"queued"}}})
 	s.dispatched(s.queue[0], at(1), nil)
-	s.newSession(ErrSessionLost)
+	s.newSession(ErrSessionLost, at(1))
 	if names, _ := asks(s, "", at(2)); len(names) != 2 {
 		t.Errorf("asked %q, want those that may have started", names)
 	}

@@ -29,7 +29,7 @@ func (r *run) ask() error {
 		for _, n := range nodes {
 			r.log.Info("asking what became of the command", "node", n.Node, "from", from, "reason", n.doubt)
 			if !slices.ContainsFunc(plan, func(f firing) bool { return slices.Contains(f.names, n.Node) }) {
-				r.state.unaskable(n)
+				r.state.unaskable(n, time.Now())
 			}
 		}
 		r.state.enqueueAsks(plan, from)
@@ -64,15 +64,18 @@ func (r *run) reopen(cause error) error {
 			return err
 		}
 		if !consul.Sleep(ctx, time.Second) {
+			if r.caller.Err() != nil {
+				return consul.ContextError(r.caller)
+			}
 			return fmt.Errorf("%w: %w; no new one for %v: %w", ErrSessionLost, cause, limit.Round(time.Second), err)
 		}
 	}
 	now := time.Now()
 	r.state.pause(now.Sub(r.heard), now)
-	r.state.newSession(cause)
+	r.state.newSession(cause, now)
 	r.heard, r.uncertain = now, uncertainty{}
 	r.reader = reader.New(r.consul, r.session.id, r.dispatcher.base(), true)
-	return r.dispatch()
+	return nil
 }
 
 // replaceSession makes sure that the old session is gone, so that no node can

@@ -46,6 +46,7 @@ type state struct {
 	queued   int // nodes whose event has not gone out yet
 	unacked  int // nodes that may still acknowledge
 	taken    int // nodes that took the job
+	unsure   int // nodes that count as taken and running, but of which nobody is sure
 	running  int
 	exited   int
 	lost     int
@@ -194,11 +195,14 @@ func (s *state) next() []string {
 	return names
 }
 
+// putBack has nodes wait again that next returned: they are in no dispatch.
+func (s *state) putBack(names []string) { s.waiting = slices.Concat(names, s.waiting) }
+
 // stopped reports whether too many nodes have failed for further dispatches.
 func (s *state) stopped() bool { return s.maxFailures > 0 && s.failures >= s.maxFailures }
 
 // enough reports whether as many nodes have taken the job as the limit allows.
-func (s *state) enough() bool { return s.limit > 0 && s.taken >= s.limit }
+func (s *state) enough() bool { return s.limit > 0 && s.taken-s.unsure >= s.limit }
 
 // skip drops the nodes to which nothing was dispatched yet.
 func (s *state) skip() {
