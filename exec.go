@@ -222,6 +222,7 @@ type run struct {
 	reader         *reader.Reader // nil before the first event
 	absent         []absence      // expected nodes that can't answer
 	submitted      bool           // whether OnSubmit was called
+	submittedAt    time.Time      // when it was
 	uncertain      uncertainty
 	discoveryErr   error
 	heard          time.Time // when Consul answered last
@@ -439,7 +440,7 @@ func (r *run) reportSubmit() {
 	if r.submitted {
 		return
 	}
-	r.submitted = true
+	r.submitted, r.submittedAt = true, time.Now()
 	r.emit(Event{Type: EventSubmit})
 	for _, a := range r.absent {
 		r.emit(Event{Type: EventNoResponse, Node: a.name})

@@ -492,9 +492,10 @@ func setPositive(to *time.Duration, option string, d time.Duration) error {
 //
 // While a node is out of reach, the run waits for it up to d after its last sign
 // of life, but at least for the lost timeout. Then the node is lost. It keeps its
-// place in a run WithConcurrency meanwhile. If Consul does not answer for d, the
-// run fails with ErrSessionLost. Before a node may have the job, a run fails as
-// without recovery.
+// place in a run WithConcurrency meanwhile. If Consul does not answer for d, or
+// for some 40 s if that is longer, the run fails with ErrSessionLost. Before a
+// node may have the job, a run fails as without recovery. So does one whose nodes
+// are not known (see WithoutDiscovery) within the ack timeout.
 //
 // If a node has no trace of the run, it is lost at once: it can't start the
 // command any more. That is so after an agent has acknowledged the job and

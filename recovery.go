@@ -313,7 +313,7 @@ func (s *state) noTrace(name string) bool {
 		return false
 	}
 	s.undo(n)
-	n.State, n.reason = StateNoResponse, nil
+	n.State, n.reason, n.Recovered = StateNoResponse, nil, 0
 	s.passOver()
 	return true
 }

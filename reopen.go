@@ -37,8 +37,13 @@ func (r *run) ask() error {
 	return nil
 }
 
-// mayReopen reports whether a run that failed goes on with a new session.
+// mayReopen reports whether a run that failed goes on with a new session. If the
+// nodes are not known, those that took the job a moment before the session went
+// could not be asked.
 func (r *run) mayReopen(err error) bool {
+	if !r.state.known && time.Since(r.submittedAt) < r.ackTimeout {
+		return false
+	}
 	if err == nil || r.recovery == 0 || !r.submitted || r.caller.Err() != nil || errors.Is(err, ErrNoTargets) {
 		return false
 	}

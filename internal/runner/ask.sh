@@ -14,7 +14,7 @@
 #   incomplete, timed out  like timed out, but the end of the output was not kept
 #   no trace               the command has not started here and never will
 #   killed                 the runner is gone without a status
-need tail
+(need tail) >/dev/null || exit 126
 cx_ask=$2 cx_first=$3 cx_keep=$4 cx_ended='' cx_followed=''
 exec 2>/dev/null
 

@@ -25,7 +25,7 @@ cx_keep=$2 cx_limit=$3 cx_max=$4 cx_work=$5 cx_size=$6 cx_script=$7 cx_stdin=$8 
 shift 9
 cx_leader=$1 cx_output=$2 cx_kind=$3 cx_shell=$4 cx_word=$5 cx_own=''
 shift 5
-[ -z "$cx_keep" ] || need tee
+[ -z "$cx_keep" ] || need tail tee
 
 # fail ends a run that has not begun.
 fail() {
