@@ -664,6 +664,9 @@ func (r *run) reportExit(rec reader.Record, now time.Time) bool {
 		return r.lose(rec.Node, errKilled)
 	case !r.state.isCertain(rec.Node, rec.Dispatch, code, note):
 		r.state.drop(rec.Node, rec.Dispatch, errGaveUp)
+		if code != agentGaveUp {
+			r.giveUpNode(rec.Node, fmt.Errorf("can't say what became of the command: the program that asks exited with status %d", code))
+		}
 		return true
 	}
 	r.reportTaken(rec.Node, now)
@@ -753,13 +756,18 @@ func (r *run) giveUp(listed time.Time) error {
 		if n.turnedAway {
 			reason = also(reason, errTurnedAway)
 		}
-		if n.unsure {
-			r.state.giveUpUnsure(n, reason)
-			continue
-		}
-		r.lose(n.Node, reason)
+		r.giveUpNode(n.Node, reason)
 	}
 	return nil
+}
+
+// giveUpNode gives a node up that counts as running.
+func (r *run) giveUpNode(name string, reason error) {
+	if n := r.state.nodes[name]; n.unsure {
+		r.state.giveUpUnsure(n, reason)
+	} else {
+		r.lose(name, reason)
+	}
 }
 
 // repeat dispatches to silent nodes again, as far as the bound on events allows.

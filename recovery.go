@@ -23,8 +23,9 @@ type recovery struct {
 	asks        int       // how often it was asked since its last sign of life
 	askedAt     time.Time // when it was asked last
 	askPause    time.Duration
-	wasCritical bool // its agent has failed since its last sign of life
-	incomplete  bool // a full disk cost some of its output
+	answeredAt  time.Time // when it took a job that asks it last
+	wasCritical bool      // its agent has failed since its last sign of life
+	incomplete  bool      // a full disk cost some of its output
 }
 
 // A stream brings the output of a node, or the part of it from some byte on: its
@@ -93,7 +94,7 @@ func (s *state) deliver(n *node, from *stream, output []byte) []byte {
 // lives records a sign of life of a running node.
 func (s *state) lives(n *node, now time.Time) {
 	s.lastNews, n.seen = now, now
-	n.asks, n.wasCritical = 0, false
+	n.asks, n.askPause, n.wasCritical = 0, 0, false
 }
 
 // drop records that a stream brings nothing more that counts, and that the node
@@ -124,7 +125,7 @@ func (s *state) isBack(n *node) {
 // been silent for too long at the time of a listing.
 func (s *state) suspectSilent(listed time.Time) {
 	for _, n := range s.nodes {
-		if silence := listed.Sub(n.seen); n.State == StateRunning && !n.critical && silence >= s.lostTimeout {
+		if silence := listed.Sub(later(n.seen, n.answeredAt)); n.State == StateRunning && !n.critical && silence >= s.lostTimeout {
 			s.suspect(n, fmt.Errorf("silent for %v", silence.Round(time.Millisecond)))
 		}
 	}
@@ -136,6 +137,9 @@ func (s *state) givenUpAt(n *node) time.Time {
 	at := n.seen.Add(max(s.recovery, s.lostTimeout))
 	if n.critical {
 		return at
+	}
+	if n.doubt == nil {
+		at = later(at, n.answeredAt.Add(s.lostTimeout))
 	}
 	if n.doubt != nil && n.asks == 0 || n.askQueued {
 		at = later(at, n.askDue().Add(s.ackTimeout))
@@ -171,7 +175,7 @@ func (s *state) runningDue(n *node) time.Time {
 	var next time.Time
 	switch {
 	case n.doubt == nil:
-		next = n.seen.Add(s.lostTimeout)
+		next = later(n.seen, n.answeredAt).Add(s.lostTimeout)
 	case s.mayAsk(n):
 		next = n.askDue()
 	default:
@@ -259,11 +263,12 @@ func (s *state) answers(name, dispatch string, now time.Time) (ok bool) {
 	if from == nil || !from.ask {
 		return false
 	}
-	s.lives(n, now)
+	// It is no sign of life of the command: that is what the job says. So a node
+	// that can't say anything is not asked for ever.
+	s.lastNews, n.answeredAt, n.doubt = now, now, nil
 	if n.askDispatch == dispatch {
 		s.leaveAsk(n)
 	}
-	n.doubt, n.askPause = nil, 0
 	n.Recovered++
 	return true
 }

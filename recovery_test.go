@@ -2,6 +2,7 @@ package consulexec
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -169,5 +170,70 @@ func TestNewSession(t *testing.T) {
 	}
 	if s.running != 1 || s.taken != 1 || s.unacked != 0 {
 		t.Errorf("%d run, %d took the job, %d may take it", s.running, s.taken, s.unacked)
+	}
+}
+
+// TestAskedInVain has a node take each job that asks it, and say nothing.
+func TestAskedInVain(t *testing.T) {
+	s, at := recovering(t, time.Minute, "a")
+	s.suspect(s.nodes["a"], errGaveUp)
+	asked := 0
+	for second := range 90 {
+		now := at(second)
+		dispatch := fmt.Sprint(second + 2)
+		if names, _ := asks(s, dispatch, now); len(names) > 0 {
+			asked++
+			s.answers("a", dispatch, now)
+			s.drop("a", dispatch, errGaveUp)
+		}
+		if _, _, silent := s.overdue(now); len(silent) > 0 {
+			if second < 60 || second > 70 || asked > 8 {
+				t.Errorf("asked %d times, lost after %d s", asked, second)
+			}
+			return
+		}
+	}
+	t.Errorf("asked %d times, and not lost", asked)
+}
+
+// TestUnaskable has no event that can carry a node's name.
+func TestUnaskable(t *testing.T) {
+	s, at := recovering(t, time.Minute, "a")
+	s.suspect(s.nodes["a"], errGaveUp)
+	tries := 0
+	for second := range 70 {
+		for range s.toAsk(at(second)) {
+			tries++
+			s.unaskable(s.nodes["a"], at(second))
+		}
+		if _, _, silent := s.overdue(at(second)); len(silent) > 0 {
+			if tries != 1 {
+				t.Errorf("%d tries, want one", tries)
+			}
+			return
+		}
+	}
+	t.Errorf("not lost after %d tries", tries)
+}
+
+// TestUnsureLimit has a node that may have taken the job and has not. The next
+// one takes its place.
+func TestUnsureLimit(t *testing.T) {
+	c, errs := newConfig("true", []Option{WithRecovery(time.Minute), WithLimit(1)})
+	if len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	s, now := newState(c), time.Now()
+	s.expect([]string{"a", "b"})
+	s.enqueue([]firing{{names: s.next()}})
+	f, _ := s.nextEvent(now)
+	s.dispatched(f, now, nil)
+	s.newSession(ErrSessionLost, now)
+	if names := s.next(); len(names) > 0 {
+		t.Errorf("%q get the job although a may have it", names)
+	}
+	s.noTrace("a")
+	if names := s.next(); len(names) != 1 || names[0] != "b" {
+		t.Errorf("%q get the job, want b", names)
 	}
 }

@@ -4,6 +4,8 @@ package consulexec_test
 
 import (
 	"context"
+	"errors"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -73,4 +75,68 @@ func TestRecovery(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRecoveryRolling destroys the session when a node has exited and the next
+// one is about to get the job. Each node runs the command once.
+func TestRecoveryRolling(t *testing.T) {
+	t.Parallel()
+	srv := exectest.NewServer(exectest.Node("a"), exectest.Node("b"), exectest.Node("c"))
+	defer srv.Close()
+	rec := runtest.NewRecorder(t, srv.Client())
+	rec.Hook = func(call string) {
+		if strings.HasPrefix(call, "exit ") {
+			for _, id := range srv.Sessions() {
+				srv.DestroySession(id)
+			}
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	result, err := rec.Run(ctx, "echo up", consulexec.WithRecovery(30*time.Second), consulexec.WithConcurrency(1))
+	if err != nil || result.Err() != nil || runtest.States(result) != "a: exit 0, b: exit 0, c: exit 0" {
+		t.Errorf("error %v, result %v, states %s", err, result.Err(), runtest.States(result))
+	}
+	for _, n := range result.Nodes {
+		if string(n.Output) != "up\n" {
+			t.Errorf("%s printed %q", n.Node, n.Output)
+		}
+	}
+}
+
+// TestRecoveryConsulGone has Consul stay away for longer than a run waits.
+func TestRecoveryConsulGone(t *testing.T) {
+	runtest.Bubble(t, []exectest.Option{runtest.Node("a", runtest.Sleeps(time.Hour))}, func(t *testing.T, srv *exectest.Server) {
+		rec := runtest.NewRecorder(t, srv.Client())
+		var gone time.Time
+		rec.Hook = func(call string) {
+			if call == "ack a" {
+				gone = time.Now()
+				srv.Fault(exectest.Fault{Do: exectest.Refuse, Match: func(*http.Request) bool { return true }})
+			}
+		}
+		e := rec.New("x", consulexec.WithRecovery(10*time.Minute))
+		_, err := e.Run(t.Context())
+		if took := time.Since(gone); !errors.Is(err, consulexec.ErrSessionLost) || took < 10*time.Minute || took > 11*time.Minute {
+			t.Errorf("error %v after %v", err, took)
+		}
+	})
+}
+
+// TestRecoveryOutage has Consul stay away for minutes: the session expires.
+func TestRecoveryOutage(t *testing.T) {
+	runtest.Bubble(t, []exectest.Option{exectest.Node("a", exectest.Run(runtest.Sleeps(20*time.Minute)))}, func(t *testing.T, srv *exectest.Server) {
+		rec := runtest.NewRecorder(t, srv.Client())
+		rec.Hook = func(call string) {
+			if call == "ack a" {
+				end := srv.Fault(exectest.Fault{Do: exectest.Refuse, Match: func(*http.Request) bool { return true }})
+				time.AfterFunc(5*time.Minute, end)
+			}
+		}
+		// The scripted node does not know what an ask is.
+		result, err := rec.Run(t.Context(), "x", consulexec.WithRecovery(10*time.Minute))
+		if err != nil || runtest.States(result) != "a: lost" {
+			t.Errorf("error %v, states %s", err, runtest.States(result))
+		}
+	})
 }

@@ -554,6 +554,7 @@ func (s *state) pause(outage time.Duration, now time.Time) {
 	for _, n := range s.nodes {
 		shift(&n.dispatchedAt)
 		shift(&n.seen)
+		shift(&n.answeredAt)
 	}
 }
 
