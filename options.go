@@ -499,8 +499,9 @@ func setPositive(to *time.Duration, option string, d time.Duration) error {
 //
 // If a node has no trace of the run, it is lost at once: it can't start the
 // command any more. That is so after an agent has acknowledged the job and
-// failed to start it, or if the node's TMPDIR was emptied, or is another one after
-// a restart, as with PrivateTmp of systemd. If the service manager ends the
+// failed to start it. It is also so if somebody, perhaps the command itself, has
+// emptied the node's TMPDIR, or if TMPDIR is another one after a restart, as with
+// PrivateTmp of systemd. If the service manager ends the
 // command together with the agent (KillMode=control-group), the node is lost, too;
 // Consul's packages have KillMode=process. A node without an acknowledgement and
 // without a trace did not run the command: its state is StateNoResponse.
@@ -510,10 +511,10 @@ func setPositive(to *time.Duration, option string, d time.Duration) error {
 // WithMaxOutput allows. If the disk is full the command goes on, and the node's
 // error says so if output may be missing. The directory is gone d, the lost
 // timeout and a minute after the command's end. If the node was restarted
-// meanwhile, the next run with recovery on it removes the directory.
+// meanwhile, a later run under the runner removes the directory.
 //
-// WithTimeout says what a node needs. The node needs mkfifo, tail and tee as
-// well. The option does not work on Windows agents.
+// WithTimeout says what a node needs. The node needs tail and tee as well. The
+// option does not work on Windows agents.
 func WithRecovery(d time.Duration) Option {
 	return func(c *config) error { return setPositive(&c.recovery, "WithRecovery", d) }
 }
