@@ -239,13 +239,23 @@ func newRun(ctx context.Context, e *Exec, listen listener) *run {
 		caller: ctx,
 		state:  newState(e.config),
 	}
-	if e.config.job.Timeout > 0 || e.config.recovery > 0 {
-		for _, note := range noteOrder {
-			r.state.notes = append(r.state.notes, note.Text(e.id))
-		}
+	for _, note := range r.possibleNotes() {
+		r.state.notes = append(r.state.notes, note.Text(e.id))
 	}
 	r.ctx, r.stop = context.WithCancelCause(ctx)
 	return r
+}
+
+// possibleNotes returns the notes with which the runner may end the output, the
+// first of noteOrder.
+func (r *run) possibleNotes() []runner.Note {
+	switch {
+	case r.recovery > 0:
+		return noteOrder
+	case r.job.Timeout > 0:
+		return noteOrder[:1]
+	}
+	return nil
 }
 
 // emit sends an event to whoever listens to the run.

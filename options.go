@@ -382,7 +382,8 @@ func setAtLeastOne(to *int, option string, n int) error {
 // without /proc), rm, sed, sleep and uname. It also needs setsid (util-linux,
 // busybox) or a /bin/sh with job control, such as bash. The agent's user can
 // write to its TMPDIR, or /tmp. There the runner keeps a directory whose name
-// begins with consulexec-. It is gone a minute after the command's end. If
+// begins with consulexec-. It is gone a minute after the command's end, or later
+// with WithRecovery. If
 // somebody kills the runner's own processes, or the agent's limits (of processes
 // or open files) stop the runner while it starts, neither the timeout nor that
 // removal is certain. Without /proc, as on macOS, nobody can look for processes
@@ -461,7 +462,8 @@ func WithAckTimeout(d time.Duration) Option {
 }
 
 // WithLostTimeout sets how long a node that runs the command may be silent,
-// without output and heartbeat, before it counts as lost. It has to be longer
+// without output and heartbeat, before it counts as lost, or is asked if the run
+// has WithRecovery. It has to be longer
 // than the wait and should be several times as long. The default is five times
 // the wait, at least 15 s.
 func WithLostTimeout(d time.Duration) Option {

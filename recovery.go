@@ -28,8 +28,8 @@ type recovery struct {
 	incomplete  bool      // a full disk cost some of its output
 }
 
-// A stream brings the output of a node, or the part of it from some byte on: its
-// own dispatch does, and each one that asks it.
+// A stream is the output of a node as one dispatch brings it: all of it by the
+// node's own dispatch, and the part from some byte on by one that asks.
 type stream struct {
 	dispatch string
 	next     int64 // the position of its next byte in the node's output
@@ -48,10 +48,14 @@ const (
 	keepMargin = time.Minute
 )
 
-// The notes of the runner, in the order of state.notes.
+// noteOrder has the notes of the runner in the order of state.notes. The job that
+// runs the command writes one of the first startNotes at most; what looks like
+// another one is the command's output.
 var noteOrder = []runner.Note{
 	runner.NoteTimedOut, runner.NoteEnded, runner.NoteNoTrace, runner.NoteKilled, runner.NoteIncomplete, runner.NoteIncompleteTimedOut,
 }
+
+const startNotes = 2
 
 var (
 	errGaveUp     = errors.New("its agent gave up reporting")
@@ -62,9 +66,14 @@ var (
 	errIncomplete = errors.New("output may be missing at the end: the node's disk was full")
 )
 
-// newStream returns a stream that begins at a byte of the output.
-func (s *state) newStream(dispatch string, from int64) *stream {
-	return &stream{dispatch: dispatch, next: from, notes: noteFilter{notes: s.notes}}
+// newStream returns what a node's own dispatch brings of its output.
+func (s *state) newStream(dispatch string) *stream {
+	return &stream{dispatch: dispatch, notes: noteFilter{notes: s.notes[:min(len(s.notes), startNotes)]}}
+}
+
+// newAnswer returns what a dispatch that asks brings of it, from a byte on.
+func (s *state) newAnswer(dispatch string, from int64) *stream {
+	return &stream{dispatch: dispatch, next: from, notes: noteFilter{notes: s.notes}, ask: true}
 }
 
 // stream returns a running node and what a dispatch brings of its output, or nil
@@ -226,9 +235,7 @@ func (s *state) enqueueAsks(firings []firing, from int64) {
 			s.leaveAsk(n)
 			n.askDispatch, n.askQueued = f.dispatch, true
 			s.open[f.dispatch]++
-			answer := s.newStream(f.dispatch, from)
-			answer.ask = true
-			n.streams = append(n.streams, answer)
+			n.streams = append(n.streams, s.newAnswer(f.dispatch, from))
 		}
 	}
 	s.queue = append(s.queue, firings...)
@@ -333,7 +340,7 @@ func (s *state) undo(n *node) {
 	s.taken--
 }
 
-// giveUpUnsure records that nobody knows whether a node took the job.
+// giveUpUnsure records that nobody will know whether a node took the job.
 func (s *state) giveUpUnsure(n *node, reason error) {
 	s.undo(n)
 	n.State, n.reason = StateLost, fmt.Errorf("%w: %w", errMayHaveTaken, reason)

@@ -83,6 +83,17 @@ func TestOneStream(t *testing.T) {
 	}
 }
 
+// TestForeignNote has a command print what only an ask writes: that is output.
+func TestForeignNote(t *testing.T) {
+	s, at := recovering(t, time.Minute, "a")
+	text := runner.NoteNoTrace.Text("id")
+	_, output, _ := s.output("a", "", text, at(1))
+	rest, note, _ := s.end("a", "")
+	if string(output)+string(rest) != string(text) || note != "" {
+		t.Errorf("output %q, rest %q, note %q", output, rest, note)
+	}
+}
+
 // TestAskedUntilLost leaves nodes silent. The one whose agent has failed is not
 // asked, and both are given up when they were out of reach for too long.
 func TestAskedUntilLost(t *testing.T) {

@@ -27,7 +27,8 @@ const (
 	StateExited
 
 	// StateLost is the state of a node that acknowledged the job and then fell
-	// silent for the lost timeout. Its command may still run. It is also the
+	// silent for the lost timeout. Its command may still run. WithRecovery says
+	// when a node is lost in a run with recovery. It is also the
 	// state of a silent node that could not be fenced, without a call of OnLost:
 	// the run ended early and Consul could not be asked, or the key of the node's
 	// acknowledgement is somebody else's. The error says that the node may have
@@ -124,7 +125,7 @@ type NodeResult struct {
 
 	// ExitCode is the status of the command if State is StateExited: -1 if a
 	// signal ended it, 255 if it could not be started or the agent failed to
-	// write its output, 127 if the shell did not find it. Under the runner, which
+	// write its output (not with WithRecovery), 127 if the shell did not find it. Under the runner, which
 	// WithTimeout describes, it is 128+n if signal n ended the command, and 125
 	// or 126 if the command could not run. A command may exit with any of these
 	// numbers by itself. In every other state it is -1.

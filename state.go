@@ -20,7 +20,7 @@ type state struct {
 	lostTimeout time.Duration
 	capture     int
 	timeout     time.Duration // of the command; none if 0
-	notes       [][]byte      // which the runner may end the output with: those of noteOrder, or nil
+	notes       [][]byte      // that the runner may end the output with, in noteOrder; nil if it writes none
 	recovery    time.Duration // how long a node may be out of reach; none if 0
 	maxOutput   int64         // how much output of a node counts; no limit if negative
 	agentShell  bool          // whether the agent's own shell runs the command
@@ -195,7 +195,7 @@ func (s *state) next() []string {
 	return names
 }
 
-// putBack has nodes wait again that next returned: they are in no dispatch.
+// putBack returns nodes of next, which got into no dispatch, to those that wait.
 func (s *state) putBack(names []string) { s.waiting = slices.Concat(names, s.waiting) }
 
 // stopped reports whether too many nodes have failed for further dispatches.
@@ -364,7 +364,7 @@ func (s *state) ack(name, dispatch string, now time.Time) bool {
 	s.leave(n)
 	s.lastNews, n.seen, n.Acked = now, now, now
 	n.State, n.reason = StateRunning, nil
-	n.streams = []*stream{s.newStream(dispatch, 0)}
+	n.streams = []*stream{s.newStream(dispatch)}
 	s.running++
 	s.taken++
 	return true

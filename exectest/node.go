@@ -124,12 +124,14 @@ type Job struct {
 	// otherwise Command. If it has Args and Script, the program in Args finds
 	// Script in a file: see [RunCommand].
 	//
-	// The options WithScript, WithTimeout, WithKillOnCancel, WithEnv, WithDir,
-	// WithStdin and WithMaxOutput of consulexec set both. Args then is a shell
+	// The options WithScript, WithTimeout, WithKillOnCancel, WithRecovery, WithEnv,
+	// WithDir, WithStdin and WithMaxOutput of consulexec set both. Args then is a shell
 	// program with its arguments, among which are the command or the arguments
 	// given. Script is that program's data: a header line, the script, the
 	// input and the environment. When a run WithKillOnCancel is cancelled, the
-	// Handler is also called for the job that ends the command.
+	// Handler is also called for the job that ends the command. With WithRecovery it
+	// is called for each job that asks a node for its output; RunCommand can answer
+	// that.
 	Command string
 	Args    []string
 	Script  []byte

@@ -2,9 +2,9 @@
 # still runs, and exits with its status. Its arguments:
 #
 #   $1  the run's ID
-#   $2  what tells this ask from others of the run
+#   $2  the name of this ask, which no other ask of the run has
 #   $3  the number of the first byte to print; the output begins with number 1
-#   $4  how many seconds a guard is kept that the ask makes
+#   $4  how many seconds a guard is kept if the ask makes it
 #
 # The output ends with a note:
 #

@@ -416,3 +416,25 @@ func TestOldGuards(t *testing.T) {
 		}
 	})
 }
+
+// TestLivingGuard starts a job beside one that has run for long. Its guard stays.
+func TestLivingGuard(t *testing.T) {
+	eachShell(t, func(t *testing.T, sh nodeShell) {
+		t.Parallel()
+		a, id := newAgent(t, "SHELL=/bin/sh"), runID()
+		first := a.start(sh.lasting(Spec{Command: waits}, id))
+		first.until("up")
+		when := time.Now().Add(-time.Hour)
+		if err := os.Chtimes(a.guard(id), when, when); err != nil {
+			t.Fatal(err)
+		}
+		if output, code := a.run(sh.job(killable(Spec{Command: "exit 4"}), runID())); output != "" || code != 4 {
+			t.Errorf("exit status %d, output %q", code, output)
+		}
+		a.file("go", nil)
+		if output, code := first.wait(); output != "a\n" || code != 3 {
+			t.Errorf("exit status %d, output %q", code, output)
+		}
+		checkAsk(t, "an ask", a.start(sh.ask(id, "a", 0)), id, "a\n", NoteEnded, 3)
+	})
+}

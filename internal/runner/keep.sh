@@ -9,8 +9,8 @@ mark_keep() {
 	[ -z "$cx_keep" ] || { cx_copy=$cx_dir/keep-$((cx_keep / 60 + 2)) && mkfifo -m 600 "$cx_copy" 2>/dev/null; } || cx_copy=
 }
 
-# has_role reports whether the process $1 is this user's and of the run, and what
-# $2 says.
+# has_role reports whether the process $1 belongs to this user and to the run, and
+# has the role $2 there, such as start.
 has_role() {
 	if [ -r "/proc/$$/cmdline" ]; then
 		own "/proc/$1" && grep -q "consulexec-$cx_id $2" "/proc/$1/cmdline"
@@ -29,5 +29,5 @@ runner_lives() {
 	done
 }
 
-# note ends the output with what the library is to know.
+# note writes a note for the library, which is the end of the output.
 note() { printf '\000consulexec-%s %s' "$cx_id" "$1"; }

@@ -5,18 +5,18 @@
 // it: the script, the input and the environment. An agent writes the Script to a
 // file and runs the Args. There are three programs:
 //
-//   - start (guard.sh, keep.sh, watch.sh, start.sh) runs the command. It has two others
-//     run by shells of their own: leader.sh and output.sh.
+//   - start (guard.sh, keep.sh, watch.sh, start.sh) runs the command. It has two
+//     others run by shells of their own: leader.sh and output.sh.
 //   - end (guard.sh, end.sh) is a job of its own. It ends the commands of a run.
-//   - ask (guard.sh, keep.sh, ask.sh) is a job of its own. It prints the output of a run
-//     that the node keeps, and exits with its status.
+//   - ask (guard.sh, keep.sh, ask.sh) is a job of its own. It prints the output
+//     of a run that the node keeps, and exits with its status.
 //
 // They use POSIX utilities: cat, cksum, dd, env, find, grep, id, ls, mkdir,
 // mkfifo, mv, printf, ps (without /proc), rm, sed, sleep, uname; to keep output,
-// also tee and tail. They also need setsid, which is not in POSIX. A shell with job control without a terminal,
-// such as bash, needs no setsid; dash does. They send a signal to a group by
-// kill -TERM -1234, which every shell takes. Other forms fail: "kill -s TERM --
-// -1234" in busybox, "kill -s TERM -1234" in dash.
+// also tee and tail. They also need setsid, which is not in POSIX. A shell with
+// job control without a terminal, such as bash, needs no setsid; dash does. They
+// send a signal to a group by kill -TERM -1234, which every shell takes. Other
+// forms fail: "kill -s TERM -- -1234" in busybox, "kill -s TERM -1234" in dash.
 //
 // docs/design.md has a picture of the processes.
 package runner
@@ -177,11 +177,11 @@ func End(id string) Job { return Job{Args: shell(id, "end", end)} }
 
 // Ask returns the job that prints the output of the run with this ID on its node,
 // without the first from bytes, and exits with its status. It prints what is kept
-// while the command still runs, and waits for its end. A run that has not begun
-// on the node never will; the node remembers that for the time keep. The name is
-// of [0-9a-z-]+ and tells this ask from others of the run: of two copies of the
-// same ask, the second ends by a signal. If an ask can do nothing, it exits
-// without a note.
+// while the command still runs, and waits for its end. If the run has not begun
+// on the node, it never will; the node remembers that for the time keep. No other
+// ask of the run has the same name, which consists of letters, digits and "-". If
+// an agent gets the ask twice, the second copy ends by a signal. If an ask can do
+// nothing, it exits without a note.
 func Ask(id, name string, from int64, keep time.Duration) Job {
 	return Job{Args: shell(id, "ask", ask, name, strconv.FormatInt(from+1, 10), seconds(keep))}
 }

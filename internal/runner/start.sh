@@ -57,8 +57,8 @@ case $? in
 esac
 
 # remove_old removes old guards that nobody has removed, as their sweeper was
-# killed: such whose command has ended, and such of this agent whose runner is
-# gone. Others may belong to a container whose processes can't be seen here.
+# killed. It removes those whose command has ended, and those of this agent whose
+# runner is gone. Others may belong to a container whose processes can't be seen here.
 remove_old() {
 	find "$cx_tmp/." ! -name . -prune -type d -user "$(id -u)" -mmin +2 \
 		-name 'consulexec-????????-????-????-????-????????????-[0-9]*' | while read -r cx_old; do
@@ -137,8 +137,8 @@ esac
 
 # keep_output starts two processes. One passes what comes from the FIFO "passed"
 # on to the agent and to the keeper, which writes it to a file. tee may go on after
-# a write error and leave a hole, cat does not. So the file is always the exact
-# begin of the output; if it is all of it, its name says so. Neither a dead agent
+# a write error and leave a hole; cat does not. So the file is always the exact
+# beginning of the output. If it is all of it, its name says so. Neither a dead agent
 # nor a full disk stops the output. Both hold the events open.
 #
 # The command may remove the guard. So all FIFOs are open before it begins: pump
