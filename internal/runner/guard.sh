@@ -90,9 +90,11 @@ starting() {
 # manager that stops the agent. If the end of the run has just written to the
 # guard, rm fails once.
 sweep() {
-	[ -z "$cx_keep" ] || trap '' HUP TERM # from its first moment on, so in this shell
+	# The inner shell ignores them from its first moment on, as this one does. zsh
+	# must be told again, or its sleep does not.
+	[ -z "$cx_keep" ] || trap '' HUP TERM
 	# shellcheck disable=SC2016,SC3067 # the inner shell expands them; all of the shells have -O
-	/bin/sh -c '[ -n "$2" ] || trap "rm -rf \"\$1\"; exit" HUP TERM
+	/bin/sh -c 'if [ -n "$2" ]; then trap "" HUP TERM; else trap "rm -rf \"\$1\"; exit" HUP TERM; fi
 asked() {
 	[ -n "$2" ] || return 1
 	[ -r "/proc/$$/cmdline" ] || { ps -U "$(id -u)" -o args= | grep -q "consulexec-$3 [a]sk"; return; }
