@@ -17,24 +17,25 @@ import (
 	"github.com/consulexec/consulexec/internal/runtest"
 )
 
-// fiveNodes starts a cluster that survives the loss of a server. A server that
-// is killed keeps its vote. So the next one can be killed once the first is
-// back. The agents have env in their environment.
-func fiveNodes(t *testing.T, env ...string) *devcluster.Cluster {
+// fiveNodes are a cluster that survives the loss of a server. A server that is
+// killed keeps its vote. So the next one can be killed once the first is back.
+func fiveNodes() []devcluster.Node {
 	nodes := devcluster.Nodes(3, 2)
-	for i := range nodes {
-		nodes[i].Env = env
-	}
 	for i := range nodes[:3] {
 		nodes[i].Config = `autopilot { cleanup_dead_servers = false }`
 	}
-	return devcluster.Start(t, devcluster.Config{Nodes: nodes})
+	return nodes
+}
+
+// startFive starts fiveNodes.
+func startFive(t *testing.T) *devcluster.Cluster {
+	return devcluster.Start(t, devcluster.Config{Nodes: fiveNodes()})
 }
 
 // TestLeaderKilled kills the leader at several moments of a run.
 func TestLeaderKilled(t *testing.T) {
 	needsConsul(t)
-	cluster := fiveNodes(t)
+	cluster := startFive(t)
 	for _, after := range []time.Duration{0, 300 * time.Millisecond, 1700 * time.Millisecond} {
 		leader, err := cluster.Leader("")
 		if err != nil {
@@ -69,7 +70,7 @@ func TestLeaderKilled(t *testing.T) {
 // TestLeaderLeaves stops the leader cleanly during a run.
 func TestLeaderLeaves(t *testing.T) {
 	needsConsul(t)
-	cluster := fiveNodes(t)
+	cluster := startFive(t)
 	leader, err := cluster.Leader("")
 	if err != nil {
 		t.Fatal(err)
@@ -99,7 +100,7 @@ func TestLeaderLeaves(t *testing.T) {
 // before gossip reports it as failed.
 func TestAgentRestarted(t *testing.T) {
 	needsConsul(t)
-	cluster := fiveNodes(t)
+	cluster := startFive(t)
 	y := newTally(t, 60)
 	var restarting sync.WaitGroup
 	defer restarting.Wait()
@@ -128,7 +129,7 @@ func TestAgentRestarted(t *testing.T) {
 // the session.
 func TestNodeKilled(t *testing.T) {
 	needsConsul(t)
-	cluster := fiveNodes(t)
+	cluster := startFive(t)
 	t.Run("runs", func(t *testing.T) {
 		start := time.Now()
 		rec := runtest.NewRecorder(t, cluster.Client("client-1"))

@@ -189,7 +189,7 @@ func register(t *testing.T, client *api.Client, names []string) {
 // none runs it that is not responding.
 func TestLeaderPaused(t *testing.T) {
 	needsConsul(t)
-	cluster := fiveNodes(t)
+	cluster := startFive(t)
 	for range 2 {
 		leader, err := cluster.Leader("")
 		if err != nil {

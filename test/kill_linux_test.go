@@ -197,16 +197,16 @@ func TestEndOnNodes(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		checkSwept(t, cluster, tmp)
+		checkSwept(t, cluster, 0, tmp)
 	})
 }
 
 // checkSwept checks that nothing is left of what the agents started, and no file
 // in their temporary directories. It waits for the sweepers: for up to a minute
 // after a command's end, one keeps its guard and then removes it.
-func checkSwept(t *testing.T, cluster *devcluster.Cluster, tmps ...string) {
+func checkSwept(t *testing.T, cluster *devcluster.Cluster, keep time.Duration, tmps ...string) {
 	t.Helper()
-	for deadline := time.Now().Add(70 * time.Second); ; pause(t.Context(), 50*time.Millisecond) {
+	for deadline := time.Now().Add(keep + 70*time.Second); ; pause(t.Context(), 50*time.Millisecond) {
 		left := leftovers(t, cluster, tmps)
 		if len(left) == 0 {
 			return

@@ -64,7 +64,7 @@ func TestRunner(t *testing.T) {
 		for _, tmp := range c.tmp {
 			tmps = append(tmps, tmp)
 		}
-		checkSwept(t, c.Cluster, tmps...)
+		checkSwept(t, c.Cluster, 0, tmps...)
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -171,9 +172,24 @@ func (a *agent) leave() error {
 	if r == nil || !a.responsive() {
 		return errors.New("the agent is not running or is paused")
 	}
-	// The agent may end before it answers, so the error counts only if the
-	// agent still runs.
-	err := a.client.Agent().Leave()
+	// The agent may end before it answers.
+	return a.awaitEnd(r, a.client.Agent().Leave())
+}
+
+func (a *agent) terminate() error {
+	r := a.current()
+	if r == nil || !a.responsive() {
+		return errors.New("the agent is not running or is paused")
+	}
+	if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	return a.awaitEnd(r, nil)
+}
+
+// awaitEnd waits until a process that was told to end has ended. The error of
+// telling it counts only if it still runs.
+func (a *agent) awaitEnd(r *process, err error) error {
 	timeout := time.NewTimer(leaveTimeout)
 	defer timeout.Stop()
 	select {
@@ -181,7 +197,7 @@ func (a *agent) leave() error {
 		a.clear(r)
 		return nil
 	case <-timeout.C:
-		return errors.Join(err, fmt.Errorf("the agent still runs %s after the request to leave", leaveTimeout))
+		return errors.Join(err, fmt.Errorf("the agent still runs after %s", leaveTimeout))
 	}
 }
 

@@ -377,6 +377,16 @@ func (c *Cluster) Kill(node string) error {
 	return nil
 }
 
+// Terminate ends the node's agent by SIGTERM, as a service manager does, and
+// waits for the process to end. A client leaves the cluster then. A server shuts
+// down and stays a Raft peer. On Windows Terminate returns an error.
+func (c *Cluster) Terminate(node string) error {
+	if err := c.agent(node).terminate(); err != nil {
+		return fmt.Errorf("devcluster: terminate %s: %w", node, err)
+	}
+	return nil
+}
+
 // Stop makes the node leave the cluster, as "consul leave" does. It waits until
 // the process has ended and the node is no longer in the catalog. A server that
 // leaves is no longer a Raft peer. Stop takes about five seconds, or ten for a
