@@ -257,15 +257,21 @@ func (c *slowCount) whole(result *consulexec.Result) int {
 	return nodes
 }
 
-// check checks that every node ran the command once and was reported whole. It
-// returns how often nodes were reached again.
-func (c *slowCount) check(t *testing.T, result *consulexec.Result, nodes int) (recovered int) {
+// ran returns how often the command was started.
+func (c *slowCount) ran(t *testing.T) int {
 	t.Helper()
 	marks, err := os.ReadFile(filepath.Join(c.dir, "marks"))
 	if err != nil {
 		t.Error(err)
 	}
-	if ran := strings.Count(string(marks), "x"); ran != nodes || len(result.Nodes) != nodes {
+	return strings.Count(string(marks), "x")
+}
+
+// check checks that every node ran the command once and was reported whole. It
+// returns how often nodes were reached again.
+func (c *slowCount) check(t *testing.T, result *consulexec.Result, nodes int) (recovered int) {
+	t.Helper()
+	if ran := c.ran(t); ran != nodes || len(result.Nodes) != nodes {
 		t.Errorf("%d nodes ran the command, %d are in the result, want %d", ran, len(result.Nodes), nodes)
 	}
 	for _, n := range result.Nodes {

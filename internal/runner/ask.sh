@@ -40,9 +40,10 @@ esac
 mkdir "$cx_dir/ask-$cx_ask" || [ ! -d "$cx_dir/ask-$cx_ask" ] || kill -KILL $$
 [ ! -d "$cx_dir/never" ] || finish 'no trace' 1
 
-# pause waits a moment. The runner may have ended with a status just now.
+# pause waits a moment. The runner may have ended with a status just now. A runner
+# that was killed has removed nothing.
 pause() {
-	runner_lives || { sleep 1; [ -n "$(ended)" ]; } || runner_lives || finish killed 1
+	runner_lives || { sleep 1; [ -n "$(ended)" ]; } || runner_lives || { sweep; finish killed 1; }
 	sleep 0.2 || sleep 1
 }
 

@@ -271,6 +271,9 @@ func TestKilledRunner(t *testing.T) {
 				t.Errorf("%s: exit status %d, output %q", what, code, output)
 			}
 			checkAsk(t, what+": a late ask", a.start(sh.ask(id, "b", 1)), id, "\n", NoteKilled, 1)
+			if !strings.Contains(strings.Join(a.list(), ""), "asked()") { // which only a sweeper has
+				t.Errorf("%s: nobody removes the guard", what)
+			}
 		}
 	})
 }
