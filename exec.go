@@ -62,9 +62,10 @@ func New(command string, options ...Option) (*Exec, error) {
 // which `GET /v1/session/list` shows, and in each line of its log.
 func (e *Exec) ID() string { return e.id }
 
-// Run runs the command and waits for its end. It is Start and Wait in one, but
-// calls the callbacks on the caller's goroutine. So a panic in a callback
-// passes through Run.
+// Run runs the command and waits for its end, or for that of ctx, whose deadline
+// bounds the run; what bounds the command on each node is WithTimeout. Run is
+// Start and Wait in one, but calls the callbacks on the caller's goroutine. So a
+// panic in a callback passes through Run.
 func (e *Exec) Run(ctx context.Context) (*Result, error) {
 	if err := e.begin(ctx); err != nil {
 		return nil, err
@@ -123,6 +124,10 @@ var errLoopLeft = errors.New("the loop over Events was left")
 // error of the run, which Wait returns too, comes last, with a zero Event. If
 // the loop ends without an error, the run is done. An Exec runs once: a second
 // loop, or one after Start or Run, gets ErrStarted and nothing else.
+//
+// With WithConcurrency(1) no other node gets the job before the loop body has
+// returned from the EventExit of the one before. So the body can be the gate of a
+// rolling run: it waits until the node is healthy again, or leaves the loop.
 //
 // If you leave the loop, the run ends as if ctx were cancelled: its sessions and
 // keys are removed before the statement after the loop. The error of Wait then wraps

@@ -353,8 +353,10 @@ func setAtLeastOne(to *int, option string, n int) error {
 	return nil
 }
 
-// WithTimeout ends the command on each node on which it still runs d after its
-// start, d > 0, rounded up to whole seconds. The default is no limit. The node
+// WithTimeout bounds the command, node by node, and not the run, whose bound is a
+// deadline of the context of Run or Start. It ends the command on each node on
+// which it still runs d after its start, d > 0, rounded up to whole seconds. The
+// default is no limit. The node
 // does that by itself, even if this program or its connection is gone. The
 // command's process group gets a SIGTERM, and so does every other process that
 // holds the command's output. What is left gets a SIGKILL 5 s later. If the output
