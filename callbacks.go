@@ -2,8 +2,22 @@ package consulexec
 
 import "errors"
 
+// OnTargets calls fn with the names of the nodes that are expected to run the
+// command, once, before OnSubmit. They are in the order in which they get the
+// job: that of WithNodes, otherwise by name. With WithLimit they are all
+// candidates. Names of WithNodes that can't answer are not among them: see
+// OnNoResponse. nodes is nil if nobody knows which nodes will answer: see
+// Result.DiscoveryErr. fn may keep nodes.
+//
+// fn is not called if the run ends before that is known, or finds no node
+// (ErrNoTargets). The first event may have gone out already: Targets returns the
+// names before a run.
+func OnTargets(fn func(nodes []string)) Option {
+	return on(EventTargets, "OnTargets", fn == nil, func(e Event) { fn(e.Nodes) })
+}
+
 // OnSubmit calls fn when the first event is on its way to the nodes, before any
-// other callback but OnError. A run that dispatches to no node, as enough nodes
+// other callback but OnTargets and OnError. A run that dispatches to no node, as enough nodes
 // are down for WithMaxFailures, calls it too.
 func OnSubmit(fn func()) Option {
 	return on(EventSubmit, "OnSubmit", fn == nil, func(Event) { fn() })

@@ -9,9 +9,13 @@ import (
 type EventType int
 
 const (
-	// EventSubmit comes once, before all others: the job is on its way to the
-	// nodes. See OnSubmit.
-	EventSubmit EventType = iota + 1
+	// EventTargets comes once, before all others: Nodes are expected to run the
+	// command. See OnTargets.
+	EventTargets EventType = iota + 1
+
+	// EventSubmit comes once, before all others but EventTargets: the job is on
+	// its way to the nodes. See OnSubmit.
+	EventSubmit
 
 	// EventAck says that Node has taken the job. See OnAck.
 	EventAck
@@ -45,6 +49,8 @@ const (
 // String returns the type in words, such as "no response".
 func (t EventType) String() string {
 	switch t {
+	case EventTargets:
+		return "targets"
 	case EventSubmit:
 		return "submit"
 	case EventAck:
@@ -67,8 +73,13 @@ func (t EventType) String() string {
 type Event struct {
 	Type EventType
 
-	// Node is the node's name in Consul. It is empty for EventSubmit.
+	// Node is the node's name in Consul. It is empty for EventTargets and
+	// EventSubmit.
 	Node string
+
+	// Nodes has the names of the expected nodes, for EventTargets. It is nil if
+	// nobody knows them. The receiver may keep it. See OnTargets.
+	Nodes []string
 
 	// Output is the output of EventOutput: stdout and stderr in one stream, 1
 	// to 4096 bytes, cut without regard to lines or characters. The receiver

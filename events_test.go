@@ -82,13 +82,13 @@ func TestEventsTime(t *testing.T) {
 }
 
 func TestEventTypeString(t *testing.T) {
-	want := []string{"EventType(0)", "submit", "ack", "output", "heartbeat", "exit", "lost", "no response", "EventType(8)"}
+	want := []string{"EventType(0)", "targets", "submit", "ack", "output", "heartbeat", "exit", "lost", "no response", "EventType(9)"}
 	for i, want := range want {
 		if got := consulexec.EventType(i).String(); got != want {
 			t.Errorf("EventType(%d) is %q, want %q", i, got, want)
 		}
 	}
-	if consulexec.EventSubmit.String() != "submit" || consulexec.EventNoResponse.String() != "no response" {
+	if consulexec.EventTargets.String() != "targets" || consulexec.EventSubmit.String() != "submit" || consulexec.EventNoResponse.String() != "no response" {
 		t.Error("the constants are in another order")
 	}
 }
@@ -266,8 +266,8 @@ func TestEventsOnce(t *testing.T) {
 				}
 			}
 		}
-		if n != 4 {
-			t.Errorf("%d events, want 4", n)
+		if n != 5 {
+			t.Errorf("%d events, want 5", n)
 		}
 		if err := one(t, events); !errors.Is(err, consulexec.ErrStarted) {
 			t.Errorf("second loop: %v", err)
@@ -306,7 +306,7 @@ func TestEventsPull(t *testing.T) {
 			t.Fatal(err)
 		}
 		next, stop := iter.Pull2(e.Events(t.Context()))
-		for _, want := range []string{"submit", "ack a", "heartbeat a"} {
+		for _, want := range []string{"targets", "submit", "ack a", "heartbeat a"} {
 			if event, err, more := next(); runtest.EventCall(event) != want || err != nil || !more {
 				t.Errorf("event %v, error %v, want %s", event, err, want)
 			}

@@ -49,6 +49,8 @@ func ExampleExec_Events() {
 			log.Fatal(err)
 		}
 		switch event.Type {
+		case consulexec.EventTargets:
+			fmt.Println("expected:", event.Nodes)
 		case consulexec.EventOutput:
 			fmt.Printf("%s says %s", event.Node, event.Output)
 		case consulexec.EventExit:
@@ -60,6 +62,7 @@ func ExampleExec_Events() {
 	result, _ := e.Wait()
 	fmt.Println(result.Err())
 	// Output:
+	// expected: [web-1]
 	// submit ""
 	// ack "web-1"
 	// web-1 says nginx: command not found

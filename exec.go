@@ -192,6 +192,7 @@ func (e *Exec) run(ctx context.Context, listen listener) {
 	defer e.config.connection.CloseIdle()
 
 	err := r.execute()
+	r.reportTargets() // unless OnSubmit was called
 	for _, node := range r.state.holding() {
 		r.endOutput(node)
 	}
@@ -226,6 +227,7 @@ type run struct {
 	dispatcher     *dispatcher
 	reader         *reader.Reader // nil before the first event
 	absent         []absence      // expected nodes that can't answer
+	targets        *Event         // EventTargets until it is reported, or nil
 	submitted      bool           // whether OnSubmit was called
 	submittedAt    time.Time      // when it was
 	uncertain      uncertainty
@@ -354,7 +356,8 @@ func (r *run) expect(found targets, err error) error {
 			return fmt.Errorf("%s(%d): the nodes are not known: %w", option, value, err)
 		}
 		if r.names == nil {
-			return nil // nobody is expected
+			r.targets = &Event{Type: EventTargets} // nobody is expected
+			return nil
 		}
 		found.names = slices.DeleteFunc(slices.Clone(r.names), func(name string) bool {
 			absent := slices.ContainsFunc(found.absent, func(a absence) bool { return a.name == name })
@@ -372,6 +375,7 @@ func (r *run) expect(found targets, err error) error {
 		return fmt.Errorf("%w is alive%s (%s)", ErrNoTargets, r.consul.In(), r.selection())
 	}
 	r.log.Debug("targets found", "nodes", len(found.names), "absent", len(found.absent))
+	r.targets = &Event{Type: EventTargets, Nodes: slices.Clone(found.names)}
 	r.state.expect(found.names)
 	return nil
 }
@@ -450,11 +454,21 @@ func (r *run) submit() error {
 	return nil
 }
 
+// reportTargets reports the expected nodes once, if it is known who they are. It
+// waits for the first dispatch, so that no callback delays that.
+func (r *run) reportTargets() {
+	if event := r.targets; event != nil {
+		r.targets = nil
+		r.emit(*event)
+	}
+}
+
 // reportSubmit reports the first dispatch and the absent nodes, once.
 func (r *run) reportSubmit() {
 	if r.submitted {
 		return
 	}
+	r.reportTargets()
 	r.submitted, r.submittedAt = true, time.Now()
 	r.emit(Event{Type: EventSubmit})
 	for _, a := range r.absent {

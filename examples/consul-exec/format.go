@@ -239,6 +239,8 @@ func (f jsonFormat) print(object any) {
 func (f jsonFormat) event(event consulexec.Event) {
 	object := jsonEvent{Type: strings.ReplaceAll(event.Type.String(), " ", "_"), Time: event.Time.UTC(), Node: event.Node}
 	switch event.Type {
+	case consulexec.EventTargets:
+		return // the summary has the nodes
 	case consulexec.EventOutput:
 		output := append(f.held[event.Node], event.Output...)
 		whole := len(output) - partial(output)

@@ -168,8 +168,12 @@ func run(job *job) int {
 	default:
 		format = textFormat{screen, job.verbose}
 	}
-	log := &steps{screen: screen, verbose: job.verbose, json: job.format == "json"}
-	e, err := consulexec.New(job.command, append(job.options, consulexec.WithConfig(cluster), consulexec.WithLogger(slog.New(log)))...)
+	log := &steps{screen: screen, json: job.format == "json"}
+	job.options = append(job.options, consulexec.WithConfig(cluster))
+	if job.verbose {
+		job.options = append(job.options, consulexec.WithLogger(slog.New(log)))
+	}
+	e, err := consulexec.New(job.command, job.options...)
 	if err != nil {
 		screen.err(err.Error())
 		return 1

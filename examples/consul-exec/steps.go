@@ -6,15 +6,13 @@ import (
 	"log/slog"
 )
 
-// steps is a slog.Handler that reads the library's log. The log has what the
-// events lack: how many nodes are expected, and the steps that
-// consul exec -verbose prints.
+// steps is a slog.Handler that prints the library's log for -verbose: the steps
+// in the words of consul exec, and what is out of order.
 type steps struct {
-	screen  *screen
-	verbose bool   // print the steps
-	json    bool   // standard output is only for JSON objects
-	run     string // the ID of the run
-	own     bool   // whether the record is about this run; -kill starts another one
+	screen *screen
+	json   bool   // standard output is only for JSON objects
+	run    string // the ID of the run
+	own    bool   // whether the record is about this run; -kill starts another one
 }
 
 func (s *steps) Enabled(context.Context, slog.Level) bool { return true }
@@ -31,7 +29,7 @@ func (s *steps) WithAttrs(attrs []slog.Attr) slog.Handler {
 }
 
 func (s *steps) Handle(_ context.Context, record slog.Record) error {
-	if !s.own || !s.verbose && record.Message != "targets found" {
+	if !s.own {
 		return nil
 	}
 	values := make(map[string]slog.Value)
@@ -44,8 +42,6 @@ func (s *steps) Handle(_ context.Context, record slog.Record) error {
 	dispatch, ok := values["dispatch"]
 	further := ok && dispatch.String() != ""
 	switch {
-	case record.Message == "targets found":
-		s.screen.update(func(t *tally) { t.total = int(values["nodes"].Int64() + values["absent"].Int64()) })
 	case record.Level >= slog.LevelInfo:
 		s.screen.err(record.Message + ":" + details)
 	case s.json:

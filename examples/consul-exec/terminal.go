@@ -131,16 +131,20 @@ func (s *screen) abandon() {
 // A tally counts the nodes by what became of them so far.
 type tally struct {
 	began  time.Time
-	total  int // how many nodes are expected, or 0 if that is unknown
 	acked  int
 	exited int
-	nodes  map[string]consulexec.NodeResult // the nodes with an event so far
+	nodes  map[string]consulexec.NodeResult // the nodes that are expected or had an event
 }
 
 // count records an event.
 func (t *tally) count(event consulexec.Event) {
 	n := t.nodes[event.Node]
 	switch event.Type {
+	case consulexec.EventTargets:
+		for _, name := range event.Nodes {
+			t.nodes[name] = consulexec.NodeResult{State: consulexec.StateSkipped}
+		}
+		return
 	case consulexec.EventAck:
 		n.State = consulexec.StateRunning
 		t.acked++
@@ -164,6 +168,7 @@ func (t *tally) line(width int) string {
 	var running, failed, lost int
 	for _, n := range t.nodes {
 		switch {
+		case n.State == consulexec.StateSkipped: // its turn has not come yet
 		case n.State == consulexec.StateRunning:
 			running++
 		case n.State != consulexec.StateExited:
@@ -180,7 +185,7 @@ func (t *tally) line(width int) string {
 		"done %d run %d fail %d lost %d of %d %s",
 		"D%d R%d F%d L%d /%d %s",
 	} {
-		line = fmt.Sprintf(layout, t.exited, running, failed, lost, max(t.total, len(t.nodes)), elapsed)
+		line = fmt.Sprintf(layout, t.exited, running, failed, lost, len(t.nodes), elapsed)
 		if len(line) <= width {
 			return line
 		}

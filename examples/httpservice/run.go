@@ -83,7 +83,7 @@ func (r *run) follow(ctx context.Context, o order) {
 		}
 		out := event{Type: e.Type.String(), Node: e.Node}
 		switch e.Type {
-		case consulexec.EventHeartbeat:
+		case consulexec.EventTargets, consulexec.EventHeartbeat:
 			continue
 		case consulexec.EventOutput:
 			var whole []byte

@@ -38,7 +38,13 @@ func (r *Recorder) Loop(ctx context.Context, command string, body func(consulexe
 			}
 			continue
 		}
-		events = append(events, EventCall(event))
+		if event.Type == consulexec.EventTargets {
+			if !slices.Equal(event.Nodes, r.Targets) || (event.Nodes == nil) != (r.Targets == nil) || len(events) > 0 {
+				r.tb.Errorf("event with targets %q after events %v, OnTargets got %q", event.Nodes, events, r.Targets)
+			}
+		} else {
+			events = append(events, EventCall(event))
+		}
 		if !slices.Equal(events, r.Calls) {
 			r.tb.Errorf("events %v after callbacks %v", events, r.Calls)
 		}
@@ -76,6 +82,9 @@ func (r *Recorder) Loop(ctx context.Context, command string, body func(consulexe
 // checkEvent checks the fields of an event. Last is the time of the one before.
 func (r *Recorder) checkEvent(event consulexec.Event, last time.Time) {
 	r.tb.Helper()
+	if event.Type != consulexec.EventTargets && event.Nodes != nil {
+		r.tb.Errorf("%s with nodes %q", EventCall(event), event.Nodes)
+	}
 	if (event.Type == consulexec.EventOutput) != (event.Output != nil) {
 		r.tb.Errorf("%s with output %q", EventCall(event), event.Output)
 	}

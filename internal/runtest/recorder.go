@@ -18,7 +18,7 @@ import (
 
 // A Recorder records every callback of one run. It fails the test if the
 // callbacks break a rule: all come on one goroutine and none after the end.
-// Submit is the first, and done or error is the last. Each node has its ack, then
+// Targets are the first, then comes submit, and done or error is the last. Each node has its ack, then
 // output and heartbeats, then its exit or its loss.
 type Recorder struct {
 	// Reach says how the run reaches Consul. Nil means WithClient, with the
@@ -28,16 +28,18 @@ type Recorder struct {
 	// Hook, if not nil, runs in each callback, after the callback was recorded.
 	Hook func(call string)
 
-	Start  time.Time         // of the first call of Options
-	Calls  []string          // "submit", "ack a", "output a", "exit a 0", …, "done"
-	Output map[string][]byte // by node
-	Err    error             // of OnError
+	Start   time.Time         // of the first call of Options
+	Targets []string          // of OnTargets
+	Calls   []string          // "submit", "ack a", "output a", "exit a 0", …, "done"; without OnTargets
+	Output  map[string][]byte // by node
+	Err     error             // of OnError
 
 	tb     testing.TB
 	client *api.Client
 
 	mu        sync.Mutex // guards Calls and the rest from a callback on a wrong goroutine
 	goroutine string
+	targeted  bool // OnTargets was called
 	closed    bool
 }
 
@@ -86,6 +88,7 @@ func (r *Recorder) Options(more ...consulexec.Option) []consulexec.Option {
 	return append([]consulexec.Option{
 		reach,
 		consulexec.WithCapture(2 << 20),
+		consulexec.OnTargets(r.recordTargets),
 		consulexec.OnSubmit(func() { r.record("submit", "") }),
 		consulexec.OnAck(func(node string) { r.record("ack", node) }),
 		consulexec.OnOutput(func(node string, output []byte) {
@@ -112,10 +115,29 @@ func (r *Recorder) Options(more ...consulexec.Option) []consulexec.Option {
 	}, more...)
 }
 
+func (r *Recorder) recordTargets(nodes []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.targeted || len(r.Calls) > 0 {
+		r.tb.Errorf("OnTargets comes twice, or after %v", r.Calls)
+	}
+	r.Targets, r.targeted = nodes, true
+	r.checkCall("targets")
+}
+
 func (r *Recorder) record(what, of string) {
 	r.mu.Lock()
 	call := strings.TrimSpace(what + " " + of)
 	r.Calls = append(r.Calls, call)
+	r.checkCall(call)
+	r.mu.Unlock()
+	if r.Hook != nil {
+		r.Hook(call)
+	}
+}
+
+// checkCall checks what holds for every callback. The caller holds mu.
+func (r *Recorder) checkCall(call string) {
 	on := goroutine()
 	if r.goroutine == "" {
 		r.goroutine = on
@@ -125,10 +147,6 @@ func (r *Recorder) record(what, of string) {
 	}
 	if r.closed {
 		r.tb.Errorf("callback %s comes after the end", call)
-	}
-	r.mu.Unlock()
-	if r.Hook != nil {
-		r.Hook(call)
 	}
 }
 
@@ -212,6 +230,9 @@ func (r *Recorder) CheckCalls(err error) {
 		}
 		state[node] = what
 	}
+	if r.Count("submit") > 0 && !r.targeted {
+		r.tb.Errorf("no OnTargets before %v", r.Calls)
+	}
 	if len(r.Calls) == 0 || r.Calls[len(r.Calls)-1] != last {
 		r.tb.Errorf("the last callback is not %s: %v", last, r.Calls)
 	}
@@ -220,6 +241,7 @@ func (r *Recorder) CheckCalls(err error) {
 // checkResult compares a result with the callbacks.
 func (r *Recorder) checkResult(result *consulexec.Result) {
 	r.tb.Helper()
+	r.checkTargets(result)
 	for _, n := range result.Nodes {
 		if !bytes.Equal(n.Output, r.Output[n.Node]) || n.OutputBytes != int64(len(n.Output)) {
 			r.tb.Errorf("node %s: output of %d bytes captured, %d counted, %d in callbacks", n.Node, len(n.Output), n.OutputBytes, len(r.Output[n.Node]))
@@ -236,6 +258,20 @@ func (r *Recorder) checkResult(result *consulexec.Result) {
 		if call != "" && !mayHaveTaken && !slices.Contains(r.Calls, call) {
 			r.tb.Errorf("node %s is %v, but no callback is %q: %v", n.Node, n.State, call, r.Calls)
 		}
+	}
+}
+
+// checkTargets checks that the result has each node that was expected, and that
+// a node of which nobody knew has a reason.
+func (r *Recorder) checkTargets(result *consulexec.Result) {
+	r.tb.Helper()
+	for _, name := range r.Targets {
+		if _, found := result.Node(name); !found {
+			r.tb.Errorf("%s was expected and has no result", name)
+		}
+	}
+	if r.targeted && r.Targets == nil && result.DiscoveryErr == nil {
+		r.tb.Error("OnTargets got nil, and the result does not say why")
 	}
 }
 
