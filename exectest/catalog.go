@@ -1,8 +1,8 @@
 package exectest
 
 import (
-	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/consul/api"
 )
@@ -50,7 +50,7 @@ func (n *node) catalog() api.Node {
 	return api.Node{
 		ID: n.id, Node: n.name, Address: n.address, Datacenter: n.dc.name,
 		TaggedAddresses: map[string]string{"lan": n.address, "lan_ipv4": n.address, "wan": n.address, "wan_ipv4": n.address},
-		Meta:            map[string]string{"consul-network-segment": "", "consul-version": version},
+		Meta:            n.meta,
 		CreateIndex:     n.createIndex, ModifyIndex: n.modifyIndex,
 	}
 }
@@ -77,56 +77,12 @@ func (n *node) agentService(s service) api.AgentService {
 	}
 }
 
-// A healthCheck is a check in the HTTP API's JSON form.
-type healthCheck struct {
-	Node        string
-	CheckID     string
-	Name        string
-	Status      string
-	Notes       string
-	Output      string
-	ServiceID   string
-	ServiceName string
-	ServiceTags []string
-	Type        string
-	Interval    string
-	Timeout     string
-	ExposedPort int
-	Definition  struct{}
-	CreateIndex uint64
-	ModifyIndex uint64
-}
-
-// A serviceEntry is a service instance with its health in the HTTP API's JSON
-// form.
-type serviceEntry struct {
-	Node    api.Node
-	Service api.AgentService
-	Checks  []healthCheck
-}
-
-// checks returns the node's health checks: serfHealth if it has an agent.
-func (n *node) checks() []healthCheck {
-	if n.external {
-		return []healthCheck{}
-	}
-	check := healthCheck{
-		Node: n.name, CheckID: serfHealth, Name: "Serf Health Status", ServiceTags: []string{},
-		Status: api.HealthPassing, Output: "Agent alive and reachable",
-		CreateIndex: n.createIndex, ModifyIndex: n.modifyIndex,
-	}
-	if !n.alive {
-		check.Status, check.Output = api.HealthCritical, "Agent not live or unreachable"
-	}
-	return []healthCheck{check}
-}
-
 // catalogList returns the items of all nodes that match the request's filter
 // expression.
 func catalogList[T any](c *call, items func(*node) []T) (any, error) {
 	matches, err := newSelector[T](c.params.Get("filter"))
 	if err != nil {
-		return nil, &httpError{http.StatusBadRequest, err.Error()}
+		return nil, err
 	}
 	var list []T
 	c.read(&c.dc.catalogChanged, func() uint64 {
@@ -155,6 +111,22 @@ func catalogDatacenters(c *call) (any, error) {
 	return names, nil
 }
 
+// coordinateDatacenters names the servers of each datacenter. Their coordinates
+// are left out.
+func coordinateDatacenters(c *call) (any, error) {
+	var maps []api.CoordinateDatacenterMap
+	for _, dc := range c.srv.dcs {
+		m := api.CoordinateDatacenterMap{Datacenter: dc.name, AreaID: "wan"}
+		for _, n := range dc.nodes {
+			if n.consulServer {
+				m.Coordinates = append(m.Coordinates, api.CoordinateEntry{Node: n.name})
+			}
+		}
+		maps = append(maps, m)
+	}
+	return maps, nil
+}
+
 func catalogNodes(c *call) (any, error) {
 	return catalogList(c, func(n *node) []api.Node { return []api.Node{n.catalog()} })
 }
@@ -181,7 +153,7 @@ func catalogService(c *call) (any, error) {
 	return catalogList(c, func(n *node) (list []api.CatalogService) {
 		node := n.catalog()
 		for _, s := range n.catalogServices() {
-			if s.name != c.id || !hasTags(s, c.params["tag"]) {
+			if !strings.EqualFold(s.name, c.id) || !hasTags(s, c.params["tag"]) {
 				continue
 			}
 			list = append(list, api.CatalogService{
@@ -204,7 +176,7 @@ func hasTags(s service, tags []string) bool {
 func catalogNodeServices(c *call) (any, error) {
 	matches, err := newSelector[api.AgentService](c.params.Get("filter"))
 	if err != nil {
-		return nil, &httpError{http.StatusBadRequest, err.Error()}
+		return nil, err
 	}
 	var answer struct {
 		Node     *api.Node
@@ -243,35 +215,6 @@ func uiNodes(c *call) (any, error) {
 			info.Services = append(info.Services, n.agentService(s))
 		}
 		return []nodeInfo{info}
-	})
-}
-
-func healthState(c *call) (any, error) {
-	return catalogList(c, func(n *node) []healthCheck {
-		return slices.DeleteFunc(n.checks(), func(check healthCheck) bool {
-			return c.id != "any" && c.id != check.Status
-		})
-	})
-}
-
-func healthNode(c *call) (any, error) {
-	return catalogList(c, func(n *node) []healthCheck {
-		if n.name != c.id {
-			return nil
-		}
-		return n.checks()
-	})
-}
-
-func healthService(c *call) (any, error) {
-	passing := c.params.Has("passing") && c.params.Get("passing") != "false"
-	return catalogList(c, func(n *node) (list []serviceEntry) {
-		for _, s := range n.catalogServices() {
-			if s.name == c.id && hasTags(s, c.params["tag"]) && (n.alive || !passing) {
-				list = append(list, serviceEntry{n.catalog(), n.agentService(s), n.checks()})
-			}
-		}
-		return list
 	})
 }
 

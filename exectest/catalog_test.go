@@ -3,7 +3,6 @@ package exectest
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/hashicorp/consul/api"
@@ -125,37 +124,5 @@ func TestConsulServer(t *testing.T) {
 	defer srv.Close()
 	if peers, err := srv.Client().Status().Peers(); err != nil || len(peers) != 2 {
 		t.Errorf("peers are %q, %v", peers, err)
-	}
-}
-
-func TestFilterExpression(t *testing.T) {
-	srv := catalogServer()
-	defer srv.Close()
-	for expression, want := range map[string]string{
-		`Node == "db"`:                            "db",
-		`Node==db`:                                "db",
-		`Node != "db"`:                            "old web-1 web-2",
-		`Node matches "^web"`:                     "web-1 web-2",
-		"Node matches `^web`":                     "web-1 web-2",
-		`Node not matches "^web"`:                 "db old",
-		`Node matches "^web" and Node != "web-1"`: "web-2",
-		`Node == "a and b"`:                       "",
-		`Nope == "db"`:                            "error",
-		`Meta == "db"`:                            "error",
-		`Node == "db" or Node == "old"`:           "error",
-		`Node matches "("`:                        "error",
-		`Node in Nodes`:                           "error",
-		`(Node == "db")`:                          "error",
-	} {
-		nodes, _, err := srv.Client().Catalog().Nodes(&api.QueryOptions{Filter: expression})
-		got := strings.Join(names(nodes, func(n *api.Node) string { return n.Node }), " ")
-		if isStatus(err, 400, "exectest: filter") {
-			got = "error"
-		} else if err != nil {
-			t.Error(err)
-		}
-		if got != want {
-			t.Errorf("%s: %s, %v; want %s", expression, got, err, want)
-		}
 	}
 }

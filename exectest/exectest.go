@@ -30,11 +30,10 @@
 // Gossip is immediate and complete; see [AckAfter], [MissEvents] and
 // [RepeatEvents]. Each node has a temporary directory of its own, but commands
 // of all nodes share the other files of this machine and its processes. The API
-// answers whichever nodes are killed, since it belongs to none of them. Filter
-// expressions (filter=) consist of clauses joined by and: selector == "value",
-// != "value", matches "regexp" or not matches "regexp". Any other expression is
-// refused with a 400. A transaction may have 64 operations, as in Consul up to
-// 1.12. Answers are not compressed. Tokens are ignored; see [Denied].
+// answers whichever nodes are killed, since it belongs to none of them. Of the
+// fields that filter expressions (filter=) can select, durations and fractions
+// are missing. A transaction may have 64 operations, as in Consul up to 1.12.
+// Answers are not compressed. Tokens are ignored; see [Denied].
 package exectest
 
 import (
@@ -92,6 +91,7 @@ type cluster struct {
 func Node(name string, opts ...NodeOption) Option {
 	return func(c *cluster) {
 		n := &node{name: name, dc: c.dc, id: newID(), run: RunCommand, alive: true}
+		n.meta = map[string]string{"consul-network-segment": "", "consul-version": version}
 		n.address = fmt.Sprintf("127.0.%d.%d", (len(c.dc.nodes)+10)/250, (len(c.dc.nodes)+10)%250+1)
 		for _, opt := range opts {
 			opt(n)

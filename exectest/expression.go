@@ -1,7 +1,6 @@
 package exectest
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"regexp"
@@ -9,101 +8,210 @@ import (
 	"strings"
 )
 
-// clauseRE matches one clause of a filter expression: a field path with dots,
-// an operator and a value.
-var clauseRE = regexp.MustCompile(
-	`^\s*([A-Za-z][\w.]*)\s*(==|!=|\s(?:not\s+)?matches\s)\s*` + "(\"(?:[^\"\\\\]|\\\\.)*\"|`[^`]*`|[\\w.-]+)" + `\s*`)
+// An expression is a filter expression of Consul, parsed: a comparison, or
+// expressions joined by and, or or not.
+type expression struct {
+	operator string   // "and", "or", "not", "==", "in", "is empty" or "matches"
+	negated  bool     // of a comparison
+	selector []string // of a comparison
+	value    string   // of a comparison, except "is empty"
+	operands []*expression
+}
 
-var andRE = regexp.MustCompile(`^and\s`)
-
-// newSelector compiles a filter expression for items of type T. An empty
-// expression selects everything.
-func newSelector[T any](expression string) (func(T) bool, error) {
-	clauses, err := parseFilter(expression)
-	if err != nil {
-		return nil, fmt.Errorf("exectest: filter %q: %w", expression, err)
+// parseExpression parses a filter expression by the grammar of go-bexpr 0.1.2,
+// which is Consul's.
+func parseExpression(text string) (*expression, error) {
+	p := &expressionParser{rest: text}
+	p.skip(space)
+	e := p.or()
+	p.skip(space)
+	switch {
+	case p.err != nil:
+		return nil, p.err
+	case e == nil || p.rest != "":
+		return nil, fmt.Errorf("no match found at byte %d", len(text)-len(p.rest))
 	}
-	var sample T
-	for _, clause := range clauses {
-		if _, ok := lookup(sample, clause.field); !ok {
-			return nil, fmt.Errorf("exectest: filter %q: no comparable field %s", expression, clause.field)
+	return e, nil
+}
+
+// An expressionParser parses the beginning of rest. Each method that finds
+// nothing returns nil or false and leaves rest as it is.
+type expressionParser struct {
+	rest string
+	err  error // of a literal
+}
+
+var (
+	space      = regexp.MustCompile(`^[ \t\r\n]+`)
+	orRE       = regexp.MustCompile(`^\s+or\s+`)
+	andRE      = regexp.MustCompile(`^\s+and\s+`)
+	notRE      = regexp.MustCompile(`^not\s+`)
+	identifier = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9_]*`)
+	number     = regexp.MustCompile(`^-?(0|[1-9][0-9]*)(\.[0-9]+)?`)
+	literal    = regexp.MustCompile("^(`[^`]*`|\"[^\"]*\")")
+	openIndex  = regexp.MustCompile(`^\[\s*`)
+	closeIndex = regexp.MustCompile(`^\s*\]`)
+	openGroup  = regexp.MustCompile(`^\(\s*`)
+	closeGroup = regexp.MustCompile(`^\s*\)`)
+
+	// The operators between a selector and a value, after a selector, and
+	// between a value and a selector. In Consul "contains" is "in".
+	beforeValue    = regexp.MustCompile(`^(?:\s*(==|!=)\s*|\s+((?:not\s+)?(?:contains|matches))\s+)`)
+	afterSelector  = regexp.MustCompile(`^\s+(is\s+(?:not\s+)?empty)`)
+	beforeSelector = regexp.MustCompile(`^\s+((?:not\s+)?in)\s+`)
+)
+
+// skip removes what the pattern matches, and reports whether it matches.
+func (p *expressionParser) skip(pattern *regexp.Regexp) bool {
+	_, ok := p.take(pattern)
+	return ok
+}
+
+// take removes what the pattern matches, and returns its groups.
+func (p *expressionParser) take(pattern *regexp.Regexp) (groups []string, ok bool) {
+	groups = pattern.FindStringSubmatch(p.rest)
+	if groups == nil {
+		return nil, false
+	}
+	p.rest = p.rest[len(groups[0]):]
+	return groups, true
+}
+
+func (p *expressionParser) or() *expression { return p.joined("or", orRE, p.and) }
+
+func (p *expressionParser) and() *expression { return p.joined("and", andRE, p.not) }
+
+func (p *expressionParser) joined(operator string, pattern *regexp.Regexp, operand func() *expression) *expression {
+	e := operand()
+	if e == nil {
+		return nil
+	}
+	before := p.rest
+	if !p.skip(pattern) {
+		return e
+	}
+	right := p.joined(operator, pattern, operand)
+	if right == nil {
+		p.rest = before
+		return e
+	}
+	return &expression{operator: operator, operands: []*expression{e, right}}
+}
+
+func (p *expressionParser) not() *expression {
+	before := p.rest
+	if p.skip(notRE) {
+		if e := p.not(); e != nil {
+			return &expression{operator: "not", operands: []*expression{e}}
 		}
+		p.rest = before
 	}
-	return func(item T) bool {
-		for _, clause := range clauses {
-			if value, _ := lookup(item, clause.field); clause.matches(value) != clause.want {
-				return false
+	if !p.skip(openGroup) {
+		return p.comparison()
+	}
+	e := p.or()
+	if e == nil || !p.skip(closeGroup) {
+		p.rest = before
+		return nil
+	}
+	return e
+}
+
+func (p *expressionParser) comparison() *expression {
+	before := p.rest
+	if selector := p.selector(); selector != nil {
+		if groups, ok := p.take(beforeValue); ok {
+			if value, ok := p.value(); ok {
+				return compare(selector, groups[1]+groups[2], value)
+			}
+		} else if groups, ok := p.take(afterSelector); ok {
+			return compare(selector, groups[1], "")
+		}
+		p.rest = before
+	}
+	if value, ok := p.value(); ok {
+		if groups, ok := p.take(beforeSelector); ok {
+			if selector := p.selector(); selector != nil {
+				return compare(selector, groups[1], value)
 			}
 		}
-		return true
-	}, nil
+	}
+	p.rest = before
+	return nil
 }
 
-type clause struct {
-	field   string
-	matches func(value string) bool
-	want    bool
+// compare returns a comparison by an operator as it is written.
+func compare(selector []string, operator, value string) *expression {
+	words := strings.Fields(operator)
+	e := &expression{selector: selector, value: value}
+	for _, word := range words {
+		switch word {
+		case "not":
+			e.negated = true
+		case "!=":
+			e.operator, e.negated = "==", true
+		case "contains":
+			e.operator = "in"
+		case "empty":
+			e.operator = "is empty"
+		default:
+			e.operator = word
+		}
+	}
+	return e
 }
 
-func parseFilter(expression string) ([]clause, error) {
-	var clauses []clause
-	for rest := expression; rest != ""; {
-		if len(clauses) > 0 {
-			and := andRE.FindString(rest)
-			if and == "" {
-				return nil, errors.New("only \"and\" can join clauses")
+// selector parses a path such as Meta.rack or Meta["rack-id"].
+func (p *expressionParser) selector() []string {
+	first, ok := p.take(identifier)
+	if !ok {
+		return nil
+	}
+	selector := []string{first[0]}
+	for {
+		before := p.rest
+		if strings.HasPrefix(p.rest, ".") {
+			p.rest = p.rest[1:]
+			if name, ok := p.take(identifier); ok {
+				selector = append(selector, name[0])
+				continue
 			}
-			rest = rest[len(and):]
+		} else if p.skip(openIndex) {
+			if key, ok := p.literal(); ok && p.skip(closeIndex) {
+				selector = append(selector, key)
+				continue
+			}
 		}
-		parts := clauseRE.FindStringSubmatch(rest)
-		if parts == nil {
-			return nil, errors.New("the only operators are ==, !=, matches and not matches")
-		}
-		c, err := newClause(parts[1], strings.Join(strings.Fields(parts[2]), " "), parts[3])
-		if err != nil {
-			return nil, err
-		}
-		clauses = append(clauses, c)
-		rest = rest[len(parts[0]):]
+		p.rest = before
+		return selector
 	}
-	return clauses, nil
 }
 
-func newClause(field, operator, value string) (clause, error) {
-	if value[0] == '"' || value[0] == '`' {
-		var err error
-		if value, err = strconv.Unquote(value); err != nil {
-			return clause{}, fmt.Errorf("value %s: %w", value, err)
+// value parses a value. A word without quotes is one, too.
+func (p *expressionParser) value() (value string, ok bool) {
+	if selector := p.selector(); selector != nil {
+		return strings.Join(selector, "."), true
+	}
+	before := p.rest
+	if groups, ok := p.take(number); ok {
+		if p.rest == "" || p.rest[0] == ')' || space.MatchString(p.rest) {
+			return groups[0], true
 		}
-	}
-	c := clause{field: field, want: operator == "==" || operator == "matches"}
-	c.matches = func(text string) bool { return text == value }
-	if strings.HasSuffix(operator, "matches") {
-		re, err := regexp.Compile(value)
-		if err != nil {
-			return clause{}, err
-		}
-		c.matches = re.MatchString
-	}
-	return c, nil
-}
-
-// lookup returns a scalar field of an item's JSON form as text.
-func lookup(item any, field string) (text string, ok bool) {
-	var value any
-	if err := json.Unmarshal(marshal(item), &value); err != nil {
-		panic(fmt.Sprintf("exectest: %v", err)) // it was just marshaled
-	}
-	for name := range strings.SplitSeq(field, ".") {
-		object, _ := value.(map[string]any)
-		if value, ok = object[name]; !ok {
-			return "", false
-		}
-	}
-	switch value.(type) {
-	case string, float64, bool:
-		return fmt.Sprint(value), true
-	default:
+		p.rest, p.err = before, errors.New("invalid number literal")
 		return "", false
 	}
+	return p.literal()
+}
+
+func (p *expressionParser) literal() (text string, ok bool) {
+	groups, ok := p.take(literal)
+	if !ok {
+		return "", false
+	}
+	text, err := strconv.Unquote(groups[0])
+	if err != nil {
+		p.err = fmt.Errorf("string literal %s: %w", groups[0], err)
+		return "", false
+	}
+	return text, true
 }

@@ -79,6 +79,7 @@ func (s *Server) routes() *http.ServeMux {
 	handle("GET", "/v1/catalog/services", catalogServices)
 	handle("GET", "/v1/catalog/service/", catalogService)
 	handle("GET", "/v1/catalog/node-services/", catalogNodeServices)
+	handle("GET", "/v1/coordinate/datacenters", coordinateDatacenters)
 	handle("GET", "/v1/health/state/", healthState)
 	handle("GET", "/v1/health/service/", healthService)
 	handle("GET", "/v1/health/node/", healthNode)

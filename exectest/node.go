@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"path"
 	"strconv"
 	"time"
@@ -31,6 +32,7 @@ type node struct {
 	name, id, address string
 	dc                *datacenter
 	services          []service
+	meta              map[string]string
 	consulServer      bool
 	external          bool
 	execDisabled      bool
@@ -43,6 +45,7 @@ type node struct {
 	generation  int // of its agent; grows when the agent starts or ends
 	executions  int
 	tempDir     string // empty until its first command
+	health      string // the status of its own check, or empty without one
 	createIndex uint64
 	modifyIndex uint64
 }
@@ -50,6 +53,7 @@ type node struct {
 type service struct {
 	id, name string
 	tags     []string
+	health   string // the status of its check, or empty without one
 }
 
 // A NodeOption configures a node for [Node].
@@ -63,6 +67,13 @@ func WithService(id string, tags ...string) NodeOption { return WithNamedService
 // web-1 of service web.
 func WithNamedService(id, name string, tags ...string) NodeOption {
 	return func(n *node) { n.services = append(n.services, service{id: id, name: name, tags: tags}) }
+}
+
+// WithMeta adds the pairs to the node's metadata in the catalog, as node_meta in
+// an agent's configuration does. The agent itself adds consul-version and
+// consul-network-segment.
+func WithMeta(meta map[string]string) NodeOption {
+	return func(n *node) { maps.Copy(n.meta, meta) }
 }
 
 // Run sets the Handler of the node's jobs. The default is [RunCommand].
