@@ -140,7 +140,7 @@ func ExampleWithService() {
 	fmt.Println(err)
 	// Output:
 	// true
-	// consulexec: no matching node is alive (WithService("nginx"), WithTag("^v2$"))
+	// consulexec: no matching node is alive (WithService("nginx"), WithTag("^v2$")); WithService matches IDs, not names: see WithHealthyService
 }
 
 // Exactly these nodes. One that is not there is reported at once.

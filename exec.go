@@ -240,7 +240,7 @@ func newRun(ctx context.Context, e *Exec, listen listener) *run {
 	r := &run{
 		config: e.config,
 		id:     e.id,
-		consul: &consul.Client{API: e.config.client, Datacenter: e.config.datacenter, Log: log},
+		consul: e.newClient(log),
 		log:    log,
 		listen: listen,
 		caller: ctx,
@@ -251,6 +251,11 @@ func newRun(ctx context.Context, e *Exec, listen listener) *run {
 	}
 	r.ctx, r.stop = context.WithCancelCause(ctx)
 	return r
+}
+
+// newClient returns a client for the requests of a run.
+func (e *Exec) newClient(log *slog.Logger) *consul.Client {
+	return &consul.Client{API: e.config.client, Datacenter: e.config.datacenter, Token: e.config.token, Log: log}
 }
 
 // possibleNotes returns the notes with which the runner may end the output, the
@@ -330,7 +335,7 @@ func (r *run) prepare() error {
 			discoveryErr = ErrDiscoveryOff
 			return
 		}
-		found, discoveryErr = catalog{r.consul}.targets(ctx, r.filter, r.names)
+		found, discoveryErr = catalog{Client: r.consul}.targets(ctx, r.config)
 	})
 	err := r.openSession()
 	if err == nil {
@@ -348,52 +353,25 @@ func (r *run) prepare() error {
 
 // expect sets the expected nodes, or the reason why they are not known.
 func (r *run) expect(found targets, err error) error {
-	switch {
-	case errors.Is(err, ErrPermissionDenied), errors.Is(err, ErrDiscoveryOff):
+	if isUnknown(err) {
 		r.discoveryErr = err
 		r.log.Debug("nobody knows which nodes are alive", "reason", err)
-		if option, value := r.rolling(); option != "" && r.names == nil {
-			return fmt.Errorf("%s(%d): the nodes are not known: %w", option, value, err)
-		}
-		if r.names == nil {
-			r.targets = &Event{Type: EventTargets} // nobody is expected
-			return nil
-		}
-		found.names = slices.DeleteFunc(slices.Clone(r.names), func(name string) bool {
-			absent := slices.ContainsFunc(found.absent, func(a absence) bool { return a.name == name })
-			return absent || !r.filter.matchNode(name)
-		})
-	case err != nil:
-		return err
 	}
-	found = r.withoutLongNames(found)
+	found, err = r.config.expected(found, err)
 	r.absent = found.absent
 	for _, a := range found.absent {
 		r.state.addAbsent(a.name, a.reason)
 	}
-	if len(found.names) == 0 {
-		return fmt.Errorf("%w is alive%s (%s)", ErrNoTargets, r.consul.In(), r.selection())
+	if err != nil {
+		return err
+	}
+	r.targets = &Event{Type: EventTargets, Nodes: slices.Clone(found.names)}
+	if found.names == nil {
+		return nil // nobody is expected
 	}
 	r.log.Debug("targets found", "nodes", len(found.names), "absent", len(found.absent))
-	r.targets = &Event{Type: EventTargets, Nodes: slices.Clone(found.names)}
 	r.state.expect(found.names)
 	return nil
-}
-
-// withoutLongNames makes nodes absent whose names are too long for an event that
-// addresses nodes by name. New has checked the names of WithNodes.
-func (r *run) withoutLongNames(found targets) targets {
-	if !r.byName() {
-		return found
-	}
-	found.names = slices.DeleteFunc(found.names, func(name string) bool {
-		if r.dispatcher.fits(longestDispatch, nameFilter([]string{name})) {
-			return false
-		}
-		found.absent = append(found.absent, absence{name, fmt.Errorf("its name has %d bytes, which no event can carry", len(name))})
-		return true
-	})
-	return found
 }
 
 // openSession opens the session and begins to renew it.
@@ -533,7 +511,7 @@ func (r *run) enqueue(names []string) error {
 func (r *run) follow() error {
 	failed := make(chan []string)
 	r.tasks.Go(func() { r.reader.Run(r.ctx) })
-	r.tasks.Go(func() { catalog{r.consul}.watchFailures(r.ctx, min(r.wait, defaultWait), failed) })
+	r.tasks.Go(func() { catalog{Client: r.consul}.watchFailures(r.ctx, min(r.wait, defaultWait), failed) })
 	timer := time.NewTimer(time.Until(r.wakeAt()))
 	defer timer.Stop()
 	for {
@@ -626,9 +604,9 @@ func (r *run) verdict() error {
 	case len(r.state.nodes) > 0:
 		return nil
 	case r.state.dispatchErr != nil:
-		return fmt.Errorf("%w has answered%s (%s): %w", ErrNoTargets, r.consul.In(), r.selection(), r.state.dispatchErr)
+		return fmt.Errorf("%w: %w", r.noTargets("has answered"), r.state.dispatchErr)
 	}
-	return fmt.Errorf("%w has answered%s (%s)", ErrNoTargets, r.consul.In(), r.selection())
+	return r.noTargets("has answered")
 }
 
 // apply reports the records of a batch.

@@ -76,6 +76,9 @@ func (r *run) runKiller(ctx context.Context, names []string) (*Result, error) {
 	if r.datacenter != "" {
 		options = append(options, WithDatacenter(r.datacenter))
 	}
+	if r.token != "" {
+		options = append(options, WithToken(r.token))
+	}
 	// It says of the others that they do not confirm the end.
 	names = slices.DeleteFunc(names, func(name string) bool { return !r.dispatcher.fits(longestDispatch, nameFilter([]string{name})) })
 	if r.state.known && len(names) == 0 {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -46,6 +47,8 @@ type config struct {
 
 	filter          nodeFilter
 	names           []string // of WithNodes, each once, or nil
+	expression      string   // of WithFilter, or empty
+	healthy         string   // the name of WithHealthyService, or empty
 	minNodes        int
 	concurrency     int // no limit if 0
 	percent         int // the same, in percent of the nodes
@@ -60,6 +63,7 @@ type config struct {
 
 	prefix     string
 	datacenter string
+	token      string // of WithToken, or empty
 	apiConfig  *api.Config
 	client     *api.Client
 	connection *consul.Connection // of client, unless it is WithClient's
@@ -88,7 +92,7 @@ func newConfig(command string, options []Option) (*config, []error) {
 			errs = append(errs, err)
 		}
 	}
-	errs = append(errs, c.checkCommand(), c.checkTag(), c.checkRolling(), c.checkLostTimeout(), c.checkEvent(), c.connect())
+	errs = append(errs, c.checkCommand(), c.checkTag(), c.checkRolling(), c.checkCatalog(), c.checkLostTimeout(), c.checkEvent(), c.connect())
 	if c.recovery > 0 {
 		c.job.Keep = c.recovery + c.lostTimeout + keepMargin
 	}
@@ -112,6 +116,14 @@ func (c *config) checkRolling() error {
 	}
 	if option, value := c.rolling(); option != "" && c.noDiscovery && c.names == nil {
 		return badValue(option, value, errors.New("needs to know the nodes: give WithNodes, or drop WithoutDiscovery"))
+	}
+	return nil
+}
+
+// checkCatalog checks the options that need the catalog.
+func (c *config) checkCatalog() error {
+	if option, value := c.byCatalog(); option != "" && c.noDiscovery {
+		return badValue(option, value, errors.New("needs Consul's catalog: drop WithoutDiscovery"))
 	}
 	return nil
 }
@@ -143,11 +155,24 @@ func (c *config) rolling() (option string, value int) {
 	return "", 0
 }
 
+// byCatalog returns the name and value of the option by which only the catalog
+// can select nodes, or an empty name.
+func (c *config) byCatalog() (option, value string) {
+	switch {
+	case c.expression != "":
+		return "WithFilter", c.expression
+	case c.healthy != "":
+		return "WithHealthyService", c.healthy
+	}
+	return "", ""
+}
+
 // byName reports whether events address nodes by their names instead of by the
 // filter for names.
 func (c *config) byName() bool {
-	option, _ := c.rolling()
-	return c.names != nil || option != ""
+	rolling, _ := c.rolling()
+	byCatalog, _ := c.byCatalog()
+	return c.names != nil || rolling != "" || byCatalog != ""
 }
 
 // checkEvent refuses a selection that no event can carry.
@@ -167,7 +192,7 @@ func (c *config) checkEvent() error {
 	if over <= 0 {
 		return nil
 	}
-	text := c.selection()
+	text := strings.Join(c.inEvents(), ", ")
 	option := text[:strings.IndexByte(text, '(')]
 	if longest != "" {
 		text += fmt.Sprintf(" with the name %q", longest)
@@ -175,10 +200,8 @@ func (c *config) checkEvent() error {
 	return &OptionError{Option: option, value: text[len(option):], Err: fmt.Errorf("%d bytes too long: the event may have %d in all", over, maxEventSize)}
 }
 
-// selection lists the options that select nodes or make events longer, for
-// errors.
-func (c *config) selection() string {
-	var given []string
+// inEvents lists the options that make events longer, for errors.
+func (c *config) inEvents() (given []string) {
 	if c.names != nil {
 		given = append(given, fmt.Sprintf("WithNodes(%d names)", len(c.names)))
 	}
@@ -192,6 +215,18 @@ func (c *config) selection() string {
 	}
 	if c.prefix != defaultPrefix {
 		given = append(given, fmt.Sprintf("WithPrefix(%q)", c.prefix))
+	}
+	return given
+}
+
+// selection lists the options that select nodes, for errors.
+func (c *config) selection() string {
+	given := c.inEvents()
+	if c.expression != "" {
+		given = append(given, fmt.Sprintf("WithFilter(%q)", c.expression))
+	}
+	if c.healthy != "" {
+		given = append(given, fmt.Sprintf("WithHealthyService(%q)", c.healthy))
 	}
 	if given == nil {
 		return "any node"
@@ -282,6 +317,69 @@ func WithNodes(names ...string) Option {
 				c.names = append(c.names, name)
 			}
 		}
+		return nil
+	}
+}
+
+// WithFilter runs only on nodes whose entry in the catalog satisfies an
+// expression in Consul's own filter language, such as
+//
+//	Meta.rack == "b" and Node != "web-3"
+//
+// Consul evaluates it, as for the parameter filter of /v1/catalog/nodes. The
+// fields are Node, Address, Datacenter, ID, Meta and TaggedAddresses. A key of
+// the last two is selected as in Meta.rack or Meta["rack-id"]. The operators are
+// ==, !=, in, contains and matches (a regular expression), the last three with
+// "not" before them too. "rack" in Meta says whether there is a key, and Meta is
+// empty, or is not empty, whether there are any. Comparisons are joined by and,
+// or, not and parentheses.
+//
+// For a key that a node does not have, == is false and != is true. Both matches
+// and not matches are true.
+//
+// If Consul refuses the expression, the error of Run and Targets is an
+// *OptionError. No node gets the job then.
+//
+// The catalog decides alone, so New refuses the option with WithoutDiscovery. If
+// the token may not read all nodes, the run fails with ErrPermissionDenied, also
+// with WithNodes. (Consul before 1.11, and any version for a request without a
+// token, does not say that it leaves out nodes. The run notices it only if none
+// of Consul's servers is among the rest.) Events address the nodes by name.
+//
+// With WithNodes, WithNode, WithService, WithTag and WithHealthyService a node
+// has to pass those too. A name of WithNodes that is not in the catalog is
+// reported as absent all the same.
+func WithFilter(expression string) Option {
+	return func(c *config) error {
+		if strings.TrimSpace(expression) == "" {
+			return badValue("WithFilter", expression, errors.New("is empty"))
+		}
+		c.expression = expression
+		return nil
+	}
+}
+
+// WithHealthyService runs only on nodes that have a healthy instance of the
+// service of exactly this name: all checks of the instance, and all of its node,
+// are passing when the run begins. An instance in the state warning is not
+// healthy. The name is not the service's ID, which WithService matches; services
+// that Nomad registers have IDs that nobody can guess.
+//
+// As with WithFilter, the catalog decides alone, and other options narrow the
+// selection further. A token that may not read all nodes, or that may not read
+// the service, is ErrPermissionDenied; so is one that sees neither the service
+// nor the service "consul". A name of WithNodes whose agent has failed is not
+// healthy, so it is not selected.
+func WithHealthyService(name string) Option {
+	return func(c *config) error {
+		clean := path.Clean("/" + name)
+		switch {
+		case name == "":
+			return badValue("WithHealthyService", name, errors.New("is empty"))
+		case clean != "/"+name:
+			return badValue("WithHealthyService", name, errors.New("is not a clean path, so Consul's API can't be asked for it"))
+		}
+		c.healthy = name
 		return nil
 	}
 }
@@ -607,6 +705,23 @@ func WithClient(client *api.Client) Option {
 			return badValue("WithClient", nil, errors.New("no client"))
 		}
 		c.client = client
+		return nil
+	}
+}
+
+// WithToken uses this ACL token for every request of the run, in place of that
+// of the client or config, of the environment, or of the agent. So runs with
+// tokens of their own can share one client. It is in no log and no error. New
+// refuses a token that is empty, or has a character that no header can carry.
+func WithToken(token string) Option {
+	return func(c *config) error {
+		switch {
+		case token == "":
+			return badValue("WithToken", token, errors.New("is empty"))
+		case strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }):
+			return &OptionError{Option: "WithToken", Err: errors.New("has a character that no header can carry")}
+		}
+		c.token = token
 		return nil
 	}
 }

@@ -52,6 +52,7 @@ var errNoAnswer = errors.New("no answer in time")
 type Client struct {
 	API        *api.Client
 	Datacenter string // the agent's own if empty
+	Token      string // API's own if empty
 	Log        *slog.Logger
 
 	outage outage
@@ -68,12 +69,12 @@ type Operation struct {
 
 // Query returns the options of a request that reads.
 func (c *Client) Query(ctx context.Context) *api.QueryOptions {
-	return (&api.QueryOptions{Datacenter: c.Datacenter}).WithContext(ctx)
+	return (&api.QueryOptions{Datacenter: c.Datacenter, Token: c.Token}).WithContext(ctx)
 }
 
 // Write returns the options of a request that writes.
 func (c *Client) Write(ctx context.Context) *api.WriteOptions {
-	return (&api.WriteOptions{Datacenter: c.Datacenter}).WithContext(ctx)
+	return (&api.WriteOptions{Datacenter: c.Datacenter, Token: c.Token}).WithContext(ctx)
 }
 
 // In names the datacenter for a text, such as ` in datacenter "dc2"`. It is

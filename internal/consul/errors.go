@@ -52,6 +52,7 @@ func IsTransient(err error) bool {
 		"Invalid node filter",
 		"Invalid service filter",
 		"Invalid tag filter",
+		filterRefused,
 		"cross datacenter lock must be created at server agent",
 		"invalid key name",
 	)
@@ -113,6 +114,20 @@ func SaysNoSession(err error) bool {
 func saysInvalidSession(err error) bool {
 	var status api.StatusError
 	return errors.As(err, &status) && strings.Contains(status.Body, "invalid session")
+}
+
+// filterRefused is how Consul begins to say that a filter expression is none.
+const filterRefused = "Failed to create boolean expression evaluator: "
+
+// RefusedFilter reports whether Consul refused a list because of its filter
+// expression, and why.
+func RefusedFilter(err error) (reason string, refused bool) {
+	var status api.StatusError
+	if !errors.As(err, &status) {
+		return "", false
+	}
+	_, reason, refused = strings.Cut(status.Body, filterRefused)
+	return strings.TrimSpace(reason), refused
 }
 
 func containsAny(text string, parts ...string) bool {
