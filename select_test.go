@@ -188,7 +188,7 @@ func TestBadFilter(t *testing.T) {
 // onlyClient answers with the checks of one client agent, as a Consul that does
 // not say what it leaves out.
 func onlyClient(w http.ResponseWriter, r *http.Request, next http.Handler) {
-	r.URL.RawQuery = "filter=" + `Node%20==%20"web-1"`
+	r.URL.RawQuery = "filter=" + `Node%20==%20"web-1"` + "&dc=" + r.URL.Query().Get("dc")
 	next.ServeHTTP(w, r)
 }
 
@@ -267,6 +267,18 @@ func TestSelectDatacenter(t *testing.T) {
 			if states := runtest.States(result); err != nil || states != want && states != "far: exit 0, "+want {
 				t.Errorf("error %v, states %s", err, states)
 			}
+		}
+	})
+	// The only node that the token shows is named like a server elsewhere.
+	nodes = []exectest.Option{
+		runtest.Node("web-1", runtest.Up),
+		exectest.Datacenter("dc2", runtest.Node("far", runtest.Up), runtest.Node("web-1", runtest.Up)),
+	}
+	runtest.Bubble(t, nodes, func(t *testing.T, srv *exectest.Server) {
+		srv.Fault(exectest.Fault{Match: exectest.Path("GET", "/v1/health/state/any"), Do: onlyClient})
+		filter := consulexec.WithFilter(`Node == "web-1"`)
+		if names, err := newExec(t, srv, filter, consulexec.WithDatacenter("dc2")).Targets(t.Context()); !errors.Is(err, consulexec.ErrPermissionDenied) {
+			t.Errorf("names %q, error %v", names, err)
 		}
 	})
 }
