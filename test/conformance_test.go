@@ -20,21 +20,21 @@ import (
 // them passes a test, that is a bug of exectest or of the library.
 //
 // In both, dc1 has the nodes web-1 and web-2 with a service each, and db-1 with
-// another. The agent of off-1 has remote exec disabled. Dc2 has far-1 and
+// another. Web-1 and web-2 have metadata. The agent of off-1 has remote exec disabled. Dc2 has far-1 and
 // far-2. The servers are web-1 and far-1.
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	t.Run("exectest", func(t *testing.T) {
 		t.Parallel()
 		srv := exectest.NewServer(
-			exectest.Node("web-1", exectest.WithNamedService("web-a", "web", "blue", "v1")),
-			exectest.Node("web-2", exectest.WithNamedService("web-b", "web", "green", "v1")),
+			exectest.Node("web-1", exectest.WithNamedService("web-a", "web", "blue", "v1"), exectest.WithMeta(rackMeta["web-1"])),
+			exectest.Node("web-2", exectest.WithNamedService("web-b", "web", "green", "v1"), exectest.WithMeta(rackMeta["web-2"])),
 			exectest.Node("db-1", exectest.WithNamedService("pg", "postgres", "primary")),
 			exectest.Node("off-1", exectest.ExecDisabled()),
 			exectest.Datacenter("dc2", exectest.Node("far-1"), exectest.Node("far-2")),
 		)
 		t.Cleanup(srv.Close)
-		conform(t, cluster{srv.Client(), consulexec.WithClient(srv.Client())})
+		conform(t, cluster{srv.Client(), consulexec.WithClient(srv.Client()), srv.SetHealth})
 	})
 	t.Run("consul", func(t *testing.T) {
 		needsConsul(t)
@@ -42,14 +42,14 @@ func TestConformance(t *testing.T) {
 			return []devcluster.Service{{ID: id, Name: name, Tags: tags}}
 		}
 		agents := devcluster.Start(t, devcluster.Config{Nodes: []devcluster.Node{
-			{Name: "web-1", Server: true, Services: service("web-a", "web", "blue", "v1")},
-			{Name: "web-2", Services: service("web-b", "web", "green", "v1")},
+			{Name: "web-1", Server: true, Services: service("web-a", "web", "blue", "v1"), Config: metaConfig("web-1")},
+			{Name: "web-2", Services: service("web-b", "web", "green", "v1"), Config: metaConfig("web-2")},
 			{Name: "db-1", Services: service("pg", "postgres", "primary")},
 			{Name: "off-1", ExecDisabled: true},
 			{Name: "far-1", Datacenter: "dc2", Server: true},
 			{Name: "far-2", Datacenter: "dc2"},
 		}})
-		conform(t, cluster{agents.Client("web-1"), consulexec.WithConfig(&api.Config{Address: agents.Address("web-1")})})
+		conform(t, cluster{agents.Client("web-1"), consulexec.WithConfig(&api.Config{Address: agents.Address("web-1")}), setHealth(t, agents)})
 	})
 }
 
@@ -57,6 +57,8 @@ func TestConformance(t *testing.T) {
 type cluster struct {
 	client *api.Client       // of the tests
 	reach  consulexec.Option // how the runs reach the cluster
+
+	setHealth func(node, service, status string) // as exectest has it
 }
 
 // recorder returns a recorder for a run on the cluster.
@@ -108,6 +110,10 @@ func conform(t *testing.T, c cluster) {
 		{"Events", conformEvents},
 		{"Groups", conformGroups},
 		{"RunDatacenters", conformRunDatacenters},
+		{"Expressions", conformExpressions},
+		{"CatalogFilter", conformCatalogFilter},
+		{"HealthyService", conformHealthyService},
+		{"Targets", conformTargets},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
