@@ -120,6 +120,10 @@ func TestACL(t *testing.T) {
 			}
 		})
 	}
+	t.Run("the catalog alone decides", func(t *testing.T) {
+		t.Parallel()
+		selectHidden(t, run, saysFiltered(t, cluster))
+	})
 	for lack, want := range map[string]string{
 		"session_prefix": "session:write on the agent's node",
 		"key_prefix":     "key:write on _rexec/",
@@ -155,6 +159,46 @@ func TestACL(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 	})
+}
+
+// selectHidden selects by the catalog with tokens that see it whole, or a part.
+func selectHidden(t *testing.T, run func(t *testing.T, rules string, options ...consulexec.Option) (*consulexec.Result, error), saysFiltered bool) {
+	nodes := policy + `node_prefix "" { policy = "read" }`
+	filter, healthy := consulexec.WithFilter(`Node == "client-1" or Node == "server-1"`), consulexec.WithHealthyService("web")
+	for _, test := range []struct {
+		rules   string
+		options []consulexec.Option
+		want    string // states; empty for ErrPermissionDenied
+	}{
+		{nodes, []consulexec.Option{filter}, "client-1: exit 0, server-1: exit 0"},
+		{policy + catalogPolicy, []consulexec.Option{healthy}, "client-1: exit 0"},
+		{nodes + ` service "web" { policy = "read" }`, []consulexec.Option{healthy, filter}, "client-1: exit 0"},
+		{policy, []consulexec.Option{filter}, ""},
+		{policy, []consulexec.Option{filter, consulexec.WithNodes("client-1")}, ""},
+		{policy + ` node "client-1" { policy = "read" }`, []consulexec.Option{filter}, ""},
+		{policy + ` node "client-1" { policy = "read" } service_prefix "" { policy = "read" }`, []consulexec.Option{healthy}, ""},
+		{nodes, []consulexec.Option{healthy}, ""},
+		{nodes + ` service "api" { policy = "read" }`, []consulexec.Option{healthy, consulexec.WithNodes("client-1")}, ""},
+	} {
+		result, err := run(t, test.rules, test.options...)
+		if test.want == "" {
+			if !errors.Is(err, consulexec.ErrPermissionDenied) || len(result.Nodes) > 0 {
+				t.Errorf("rules %s: error %v, states %s", test.rules, err, runtest.States(result))
+			}
+		} else if err != nil || runtest.States(result) != test.want {
+			t.Errorf("rules %s: error %v, states %s", test.rules, err, runtest.States(result))
+		}
+	}
+	if result, err := run(t, policy+catalogPolicy, consulexec.WithHealthyService("nope")); !errors.Is(err, consulexec.ErrNoTargets) {
+		t.Errorf("no such service: error %v, states %s", err, runtest.States(result))
+	}
+	// This token sees the server, so only a Consul that says so shows that it
+	// does not see all. No node runs the command that it does not see.
+	part := policy + ` node "client-1" { policy = "read" } node "server-1" { policy = "read" }`
+	result, err := run(t, part, consulexec.WithFilter(`Node != "server-1"`))
+	if saysFiltered && !errors.Is(err, consulexec.ErrPermissionDenied) || !saysFiltered && runtest.States(result) != "client-1: exit 0" {
+		t.Errorf("a part with the server: error %v, states %s", err, runtest.States(result))
+	}
 }
 
 // saysFiltered reports whether answers of this Consul say that they were

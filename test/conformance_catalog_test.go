@@ -210,6 +210,25 @@ func conformTargets(t *testing.T, c cluster) {
 	}
 }
 
+// awaitMeta waits until each node of dc1 has registered its metadata. Until then
+// the leader has a shorter entry for a node that has joined.
+func awaitMeta(t *testing.T, client *api.Client) {
+	t.Helper()
+	await(t, "metadata of each node", func() bool {
+		nodes, _, err := client.Catalog().Nodes(nil)
+		return err == nil && !slices.ContainsFunc(nodes, func(n *api.Node) bool { return len(n.Meta) == 0 })
+	})
+}
+
+func await(t *testing.T, what string, arrived func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !arrived(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the catalog lacks the %s", what)
+		}
+	}
+}
+
 // setHealth returns exectest's SetHealth for real agents. It waits until the
 // catalog has the status.
 func setHealth(t *testing.T, agents *devcluster.Cluster) func(node, service, status string) {
@@ -226,15 +245,10 @@ func setHealth(t *testing.T, agents *devcluster.Cluster) func(node, service, sta
 		if err != nil {
 			t.Fatal(err)
 		}
-		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-			checks, _, err := client.Health().Node(node, nil)
-			if slices.ContainsFunc(checks, func(c *api.HealthCheck) bool { return c.CheckID == id && c.Status == status }) {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("the catalog lacks %s of %s: %v, %v", id, node, checks, err)
-			}
-		}
+		await(t, id+" of "+node, func() bool {
+			checks, _, _ := client.Health().Node(node, nil)
+			return slices.ContainsFunc(checks, func(c *api.HealthCheck) bool { return c.CheckID == id && c.Status == status })
+		})
 	}
 }
 

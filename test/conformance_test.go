@@ -49,6 +49,7 @@ func TestConformance(t *testing.T) {
 			{Name: "far-1", Datacenter: "dc2", Server: true},
 			{Name: "far-2", Datacenter: "dc2"},
 		}})
+		awaitMeta(t, agents.Client("web-1"))
 		conform(t, cluster{agents.Client("web-1"), consulexec.WithConfig(&api.Config{Address: agents.Address("web-1")}), setHealth(t, agents)})
 	})
 }
