@@ -23,6 +23,10 @@
 // a bubble's clock starts at 2000, and NewServer does not listen before 2010. A
 // real command stops the bubble's clock while it runs.
 //
+// A Server belongs to the bubble in which it was made. Used in a bubble, one that
+// was made outside panics with a text that says so, and the requests of its
+// clients fail with that text.
+//
 // # What differs from Consul
 //
 // If Consul allows a range of durations, the longest applies: a session lives
@@ -38,6 +42,7 @@ package exectest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -56,6 +61,8 @@ type Server struct {
 	// URL is the address of the HTTP API on a loopback port, such as
 	// http://127.0.0.1:34567. It is empty in a testing/synctest bubble.
 	URL string
+
+	bubbled bool // made in a bubble
 
 	dcs  []*datacenter // the first is the agent's own
 	self *node         // the agent that serves the HTTP API
@@ -114,11 +121,11 @@ func LocalDatacenter(name string) Option {
 // NewServer starts a cluster. The caller must call [Server.Close]. It panics if
 // it cannot listen on a loopback port.
 func NewServer(opts ...Option) *Server {
-	s := &Server{groups: map[int]bool{}}
+	s := &Server{groups: map[int]bool{}, bubbled: inBubble()}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.addDatacenter("dc1", opts)
 	s.mux = s.routes()
-	if !inBubble() {
+	if !s.bubbled {
 		s.listen()
 	}
 	return s
@@ -143,6 +150,26 @@ func (s *Server) addDatacenter(name string, opts []Option) {
 		dc.register(n)
 	}
 	slices.SortFunc(dc.nodes, func(a, b *node) int { return strings.Compare(a.name, b.name) }) // as the catalog lists them
+}
+
+// misplaced returns an error if the server was made on the other side of a
+// bubble's wall than the caller is on. The runtime would end the program, without
+// a word on the server.
+func (s *Server) misplaced() error {
+	switch bubbled := inBubble(); {
+	case bubbled && !s.bubbled:
+		return errors.New("exectest: this Server was made outside of the synctest bubble that uses it: call NewServer in the function of synctest.Test")
+	case !bubbled && s.bubbled:
+		return errors.New("exectest: this Server was made in a synctest bubble and is used outside of it: call NewServer outside, or use it inside")
+	}
+	return nil
+}
+
+// mustBeInPlace panics if misplaced returns an error.
+func (s *Server) mustBeInPlace() {
+	if err := s.misplaced(); err != nil {
+		panic(err.Error())
+	}
 }
 
 // inBubble reports whether it runs in a testing/synctest bubble, whose clock
@@ -211,6 +238,7 @@ func (s *Server) Client() *api.Client {
 // Config returns a new configuration that reaches the cluster without a socket.
 // Pass it to api.NewClient or consulexec.WithConfig.
 func (s *Server) Config() *api.Config {
+	s.mustBeInPlace()
 	return &api.Config{
 		Address:    "exectest",
 		Scheme:     "http",
@@ -255,6 +283,7 @@ func (s *Server) node(name string) *node {
 // serfHealth end. A running command goes on unobserved. Kill searches the
 // datacenters in order and panics if no node has the name.
 func (s *Server) Kill(name string) {
+	s.mustBeInPlace()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := s.node(name)
@@ -264,6 +293,7 @@ func (s *Server) Kill(name string) {
 // Start starts the agent of a node that is down. The agent knows no earlier
 // jobs. Start panics if no node has the name.
 func (s *Server) Start(name string) {
+	s.mustBeInPlace()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := s.node(name)
@@ -296,6 +326,7 @@ func (s *Server) Keys(prefix string) []string {
 // Put sets a key in the first datacenter without a session, and so removes its
 // lock.
 func (s *Server) Put(key string, value []byte) {
+	s.mustBeInPlace()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	dc := s.dcs[0]
@@ -306,6 +337,7 @@ func (s *Server) Put(key string, value []byte) {
 // Delete deletes a key in the first datacenter. It does nothing if there is no
 // such key.
 func (s *Server) Delete(key string) {
+	s.mustBeInPlace()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	dc := s.dcs[0]
@@ -330,6 +362,7 @@ func (s *Server) Sessions() []string {
 // DestroySession ends a session as if its TTL had passed. It finds the session
 // in any datacenter and does nothing if there is none.
 func (s *Server) DestroySession(id string) {
+	s.mustBeInPlace()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, dc := range s.dcs {
@@ -342,6 +375,7 @@ func (s *Server) DestroySession(id string) {
 // once. A later query with an old index waits for its whole wait time, as in
 // Consul, and then returns the new index.
 func (s *Server) RewindIndex() {
+	s.mustBeInPlace()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, dc := range s.dcs {

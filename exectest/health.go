@@ -18,6 +18,7 @@ import (
 // Before the first call there is no such check, which counts as passing.
 // SetHealth panics if there is no such node, service or status.
 func (s *Server) SetHealth(node, service, status string) {
+	s.mustBeInPlace()
 	if !slices.Contains([]string{api.HealthPassing, api.HealthWarning, api.HealthCritical}, status) {
 		panic(fmt.Sprintf("exectest: no health %q: want passing, warning or critical", status))
 	}

@@ -110,6 +110,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // serve answers a request through the matching faults. It panics with
 // errRefused or http.ErrAbortHandler if the client gets no answer.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	s.mustBeInPlace()
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)()

@@ -21,6 +21,9 @@ func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if ctx := r.Context(); ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
+	if err := t.srv.misplaced(); err != nil {
+		return nil, err
+	}
 	req, err := asServed(r)
 	if err != nil {
 		return nil, err
