@@ -16,7 +16,8 @@
 // A run opens a session in Consul and writes the job under it. Meanwhile it
 // asks the catalog which nodes are alive and match the filters. If there is
 // none, the run ends with [ErrNoTargets] and no node gets the job. Otherwise
-// the run fires an event, which reaches the nodes by gossip: [OnSubmit]. Each
+// the run fires an event, which reaches the nodes by gossip: [OnTargets] says to
+// whom, and [OnSubmit] that it is on its way. Each
 // node that takes the job acknowledges it ([OnAck]), runs the command and sends
 // the output as it comes ([OnOutput]). A silent command sends heartbeats
 // ([OnHeartbeat]). At last the node sends the exit status ([OnExit]).
@@ -30,7 +31,9 @@
 // only the nodes of [WithNodes] are expected. Without WithNodes silence then
 // ends the run. [Result.DiscoveryErr] says so.
 //
-// [WithNodes] addresses nodes by name, however many. With [WithConcurrency] the
+// The agents match [WithNode], [WithService] and [WithTag]. Consul's catalog
+// matches [WithFilter] and [WithHealthyService]. [Exec.Targets] says which nodes
+// that makes, without a run. [WithNodes] addresses nodes by name, however many. With [WithConcurrency] the
 // job goes to some nodes at a time, and to the next one as one ends: a rolling
 // run. [WithMaxFailures] stops it. [RunDatacenters] makes a run in each of
 // several datacenters.
@@ -74,7 +77,7 @@
 //
 // Callbacks are called one at a time, on one goroutine: the one that called
 // [Exec.Run], or one that [Exec.Start] started. For each node the order is ack,
-// output and heartbeats, exit or lost. [OnSubmit] comes before all of them,
+// output and heartbeats, exit or lost. [OnTargets] and [OnSubmit] come before,
 // exactly one of [OnDone] and [OnError] last, and none after [Exec.Wait] has
 // returned. A slow callback slows the reading of what the nodes report, and
 // nothing else: the session stays alive. If a callback panics, the run ends,
@@ -122,6 +125,7 @@
 // since Consul 0.8 the default is true. With ACLs, the run's token needs
 // session:write on the node that holds the session, key:write on the prefix and
 // event:write on "_rexec". It needs node:read on all nodes for an exact end,
-// and service:read for WithService and WithDatacenter. Each agent's own token
+// and service:read for WithService, WithHealthyService and WithDatacenter.
+// [WithToken] is the token of one run. Each agent's own token
 // needs key:write on the prefix.
 package consulexec

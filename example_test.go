@@ -143,6 +143,32 @@ func ExampleWithService() {
 	// consulexec: no matching node is alive (WithService("nginx"), WithTag("^v2$")); WithService matches IDs, not names: see WithHealthyService
 }
 
+// Consul's catalog selects the nodes of a rack, and of these the ones on which
+// the service is healthy. Targets says which they are, before anything runs.
+func ExampleExec_Targets() {
+	rack := func(name string) exectest.NodeOption { return exectest.WithMeta(map[string]string{"rack": name}) }
+	srv := exectest.NewServer(
+		exectest.Node("web-1", rack("a"), exectest.WithNamedService("web-17", "web")),
+		exectest.Node("web-2", rack("b"), exectest.WithNamedService("web-42", "web")),
+		exectest.Node("web-3", rack("b"), exectest.WithNamedService("web-99", "web")),
+	)
+	defer srv.Close()
+	srv.SetHealth("web-2", "web", "critical")
+
+	e, err := consulexec.New("uptime",
+		consulexec.WithClient(srv.Client()),
+		consulexec.WithFilter(`Meta.rack == "b"`),
+		consulexec.WithHealthyService("web"),
+	)
+	if err != nil {
+		log.Fatal(err)
+	}
+	nodes, err := e.Targets(context.Background())
+	fmt.Println(nodes, err)
+	// Output:
+	// [web-3] <nil>
+}
+
 // Exactly these nodes. One that is not there is reported at once.
 func ExampleWithNodes() {
 	srv := exectest.NewServer(exectest.Node("web-1"), exectest.Node("web-2"), exectest.Node("web-3"))

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/hashicorp/consul/api"
@@ -267,8 +268,8 @@ func WithNode(re string) Option {
 
 // WithService runs only on nodes whose agent has registered a service whose ID
 // matches re, an unanchored regular expression in Go's syntax. It matches IDs,
-// not names. The service "consul" of each server is in the catalog only and
-// matches nothing.
+// not names: for a name see WithHealthyService. The service "consul" of each
+// server is in the catalog only and matches nothing.
 func WithService(re string) Option {
 	return func(c *config) error { return compile(&c.filter.service, "WithService", re) }
 }
@@ -376,8 +377,8 @@ func WithHealthyService(name string) Option {
 		switch {
 		case name == "":
 			return badValue("WithHealthyService", name, errors.New("is empty"))
-		case clean != "/"+name:
-			return badValue("WithHealthyService", name, errors.New("is not a clean path, so Consul's API can't be asked for it"))
+		case clean != "/"+name, strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }):
+			return badValue("WithHealthyService", name, errors.New("is a name that no request to Consul can carry: it is no clean path, or has a character that can't be printed"))
 		}
 		c.healthy = name
 		return nil

@@ -117,6 +117,7 @@ func TestNewRefuses(t *testing.T) {
 		{"x", []Option{WithFilter(`Node == "a"`), WithNodes("a"), WithoutDiscovery()}, []string{"WithFilter", "WithoutDiscovery"}},
 		{"x", []Option{WithHealthyService("")}, []string{`WithHealthyService("")`, "empty"}},
 		{"x", []Option{WithHealthyService("../agent/self")}, []string{`WithHealthyService("../agent/self")`, "clean path"}},
+		{"x", []Option{WithHealthyService("a\u00a0b")}, []string{`WithHealthyService("a\u00a0b")`, "printed"}},
 		{"x", []Option{WithHealthyService("a//b")}, []string{`WithHealthyService("a//b")`, "clean path"}},
 		{"x", []Option{WithHealthyService("web"), WithoutDiscovery()}, []string{`WithHealthyService("web")`, "WithoutDiscovery"}},
 		{"x", []Option{WithFilter(`Node == "a"`), WithPrefix(strings.Repeat("p", 190)), WithService(strings.Repeat("a", 210))}, []string{"WithService(\"aaa", "too long"}},
