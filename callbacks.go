@@ -17,8 +17,8 @@ func OnTargets(fn func(nodes []string)) Option {
 }
 
 // OnSubmit calls fn when the first event is on its way to the nodes, before any
-// other callback but OnTargets and OnError. A run that dispatches to no node, as enough nodes
-// are down for WithMaxFailures, calls it too.
+// other callback but OnTargets and OnError. A run that dispatches to no node,
+// as enough nodes are down for WithMaxFailures, calls it too.
 func OnSubmit(fn func()) Option {
 	return on(EventSubmit, "OnSubmit", fn == nil, func(Event) { fn() })
 }

@@ -16,11 +16,11 @@
 // A run opens a session in Consul and writes the job under it. Meanwhile it
 // asks the catalog which nodes are alive and match the filters. If there is
 // none, the run ends with [ErrNoTargets] and no node gets the job. Otherwise
-// the run fires an event, which reaches the nodes by gossip: [OnTargets] says to
-// whom, and [OnSubmit] that it is on its way. Each
-// node that takes the job acknowledges it ([OnAck]), runs the command and sends
-// the output as it comes ([OnOutput]). A silent command sends heartbeats
-// ([OnHeartbeat]). At last the node sends the exit status ([OnExit]).
+// the run fires an event, which reaches the nodes by gossip: [OnTargets] says
+// to whom, and [OnSubmit] that it is on its way. Each node that takes the job
+// acknowledges it ([OnAck]), runs the command and sends the output as it comes
+// ([OnOutput]). A silent command sends heartbeats ([OnHeartbeat]). At last the
+// node sends the exit status ([OnExit]).
 //
 // The run is done ([OnDone]) when no node is running and each expected node has
 // exited, is lost, or has not responded. A lost node acknowledged and then fell
@@ -32,11 +32,11 @@
 // ends the run. [Result.DiscoveryErr] says so.
 //
 // The agents match [WithNode], [WithService] and [WithTag]. Consul's catalog
-// matches [WithFilter] and [WithHealthyService]. [Exec.Targets] says which nodes
-// that makes, without a run. [WithNodes] addresses nodes by name, however many. With [WithConcurrency] the
-// job goes to some nodes at a time, and to the next one as one ends: a rolling
-// run. [WithMaxFailures] stops it. [RunDatacenters] makes a run in each of
-// several datacenters.
+// matches [WithFilter] and [WithHealthyService]. [Exec.Targets] says which
+// nodes that makes, without a run. [WithNodes] addresses nodes by name, however
+// many. With [WithConcurrency] the job goes to some nodes at a time, and to the
+// next one as one ends: a rolling run. [WithMaxFailures] stops it.
+// [RunDatacenters] makes a run in each of several datacenters.
 //
 // However a run ends, its sessions are destroyed and its keys are deleted before
 // the last callback. If that fails, or this process dies, the TTLs remove the
@@ -126,6 +126,6 @@
 // session:write on the node that holds the session, key:write on the prefix and
 // event:write on "_rexec". It needs node:read on all nodes for an exact end,
 // and service:read for WithService, WithHealthyService and WithDatacenter.
-// [WithToken] is the token of one run. Each agent's own token
-// needs key:write on the prefix.
+// [WithToken] is the token of one run. Each agent's own token needs key:write
+// on the prefix.
 package consulexec

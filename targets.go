@@ -157,7 +157,7 @@ func (c catalog) matching(ctx context.Context, expression string) (map[string]bo
 	var nodes []struct{ Node string }
 	_, err := c.list(ctx, listNodes, needNodes, "/v1/catalog/nodes", expression, &nodes)
 	if reason, refused := consul.RefusedFilter(err); refused {
-		return nil, badValue("WithFilter", expression, fmt.Errorf("Consul refuses it: %s", reason))
+		return nil, badValue("WithFilter", expression, fmt.Errorf("is refused by Consul: %s", reason))
 	}
 	found := make(map[string]bool, len(nodes))
 	for _, n := range nodes {
