@@ -179,9 +179,9 @@ func (c *config) checkCommand() error {
 	case command == "" && script == nil && args == nil:
 		return ErrNoCommand
 	case command != "" && script != nil:
-		return &OptionError{Option: "command", value: " and WithScript", Err: errors.New("want exactly one of them")}
+		return &OptionError{Option: "command", shown: " and WithScript", Err: errors.New("want exactly one of them")}
 	case command != "" && args != nil:
-		return &OptionError{Option: "command", value: " and WithArgs", Err: errors.New("want exactly one of them")}
+		return &OptionError{Option: "command", shown: " and WithArgs", Err: errors.New("want exactly one of them")}
 	case command != "":
 		return checkShellCommand(command)
 	case script == nil:
@@ -217,7 +217,10 @@ func (c *config) checkProgram() error {
 		return &OptionError{Option: "WithArgs", Err: errors.New("has no program")}
 	}
 	if c.job.Shell != "" {
-		return &OptionError{Option: "WithShell", value: fmt.Sprintf("(%q) and WithArgs", c.job.Shell), Err: errors.New("no shell runs a program of WithArgs")}
+		return &OptionError{
+			Option: "WithShell", Value: c.job.Shell, shown: fmt.Sprintf("(%q) and WithArgs", c.job.Shell),
+			Err: errors.New("no shell runs a program of WithArgs"),
+		}
 	}
 	return nil
 }

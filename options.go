@@ -7,6 +7,7 @@ import (
 	"math"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -83,7 +84,7 @@ func newConfig(command string, options []Option) (*config, []error) {
 	var errs []error
 	for i, option := range options {
 		if option == nil {
-			errs = append(errs, &OptionError{Option: "Option", value: fmt.Sprintf(" %d", i+1), Err: errors.New("is nil")})
+			errs = append(errs, &OptionError{Option: "Option", Value: fmt.Sprint(i + 1), shown: fmt.Sprintf(" %d", i+1), Err: errors.New("is nil")})
 		} else if err := option(c); err != nil {
 			errs = append(errs, err)
 		}
@@ -105,10 +106,16 @@ func (c *config) checkTag() error {
 // checkRolling checks the options that need to know the nodes.
 func (c *config) checkRolling() error {
 	if c.concurrency > 0 && c.percent > 0 {
-		return &OptionError{Option: "WithConcurrency", value: fmt.Sprintf("(%d) and WithConcurrencyPercent(%d)", c.concurrency, c.percent), Err: errors.New("want one of them")}
+		return &OptionError{
+			Option: "WithConcurrency", Value: fmt.Sprint(c.concurrency), shown: fmt.Sprintf("(%d) and WithConcurrencyPercent(%d)", c.concurrency, c.percent),
+			Err: errors.New("want one of them"),
+		}
 	}
 	if c.limit > 0 && c.minNodes > c.limit {
-		return &OptionError{Option: "WithMinNodes", value: fmt.Sprintf("(%d) and WithLimit(%d)", c.minNodes, c.limit), Err: errors.New("want no more than the limit")}
+		return &OptionError{
+			Option: "WithMinNodes", Value: fmt.Sprint(c.minNodes), shown: fmt.Sprintf("(%d) and WithLimit(%d)", c.minNodes, c.limit),
+			Err: errors.New("want no more than the limit"),
+		}
 	}
 	if option, value := c.rolling(); option != "" && c.noDiscovery && c.names == nil {
 		return badValue(option, value, errors.New("needs to know the nodes: give WithNodes, or drop WithoutDiscovery"))
@@ -168,11 +175,18 @@ func (c *config) checkEvent() error {
 		return nil
 	}
 	text := c.selection()
-	option := text[:strings.IndexByte(text, '(')]
+	option, rest, _ := strings.Cut(text, "(")
+	value := longest
+	if quoted, err := strconv.QuotedPrefix(rest); err == nil {
+		value, _ = strconv.Unquote(quoted)
+	}
 	if longest != "" {
 		text += fmt.Sprintf(" with the name %q", longest)
 	}
-	return &OptionError{Option: option, value: text[len(option):], Err: fmt.Errorf("%d bytes too long: the event may have %d in all", over, maxEventSize)}
+	return &OptionError{
+		Option: option, Value: value, shown: text[len(option):],
+		Err: fmt.Errorf("%d bytes too long: the event may have %d in all", over, maxEventSize),
+	}
 }
 
 // selection lists the options that select nodes or make events longer, for
@@ -203,7 +217,7 @@ func (c *config) selection() string {
 func (c *config) connect() error {
 	if c.client != nil {
 		if c.apiConfig != nil {
-			return &OptionError{Option: "WithClient", value: " and WithConfig", Err: errors.New("want one of them")}
+			return &OptionError{Option: "WithClient", shown: " and WithConfig", Err: errors.New("want one of them")}
 		}
 		return nil
 	}
@@ -267,7 +281,7 @@ func compile(to **regexp.Regexp, option, re string) error {
 func WithNodes(names ...string) Option {
 	return func(c *config) error {
 		if len(names) == 0 {
-			return &OptionError{Option: "WithNodes", value: "()", Err: errors.New("has no name")}
+			return &OptionError{Option: "WithNodes", shown: "()", Err: errors.New("has no name")}
 		}
 		c.names = make([]string, 0, len(names))
 		seen := make(map[string]bool, len(names))
@@ -276,7 +290,7 @@ func WithNodes(names ...string) Option {
 			case name == "":
 				return badValue("WithNodes", names, errors.New("has an empty name"))
 			case !utf8.ValidString(name):
-				return &OptionError{Option: "WithNodes", Err: fmt.Errorf("name %q is not valid UTF-8", name)}
+				return badValue("WithNodes", name, errors.New("is not valid UTF-8"))
 			case !seen[name]:
 				seen[name] = true
 				c.names = append(c.names, name)
