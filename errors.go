@@ -29,8 +29,18 @@ var (
 	ErrNoTargets = errors.New("no matching node")
 
 	// ErrTooFewNodes is in Result.Err if fewer nodes took the job than WithLimit
-	// asks for.
+	// asks for, or fewer exited than WithMinNodes asks for.
 	ErrTooFewNodes = errors.New("too few nodes")
+
+	// ErrTimedOut is in the error of a node whose command WithTimeout had to
+	// end. See NodeResult.TimedOut.
+	ErrTimedOut = errors.New("timed out")
+
+	// ErrUnavailable is in the error of a run that Consul did not serve: it
+	// could not be reached, had no leader, was overloaded or gave no answer, for
+	// as long as the run tries. If that cost the run its session, the error is
+	// ErrSessionLost as well.
+	ErrUnavailable = consul.ErrUnavailable
 
 	// ErrSessionLost is in the error of a run whose session ended before the
 	// run. WithRecovery opens a new one. Somebody destroyed it, it expired, or the node that held it left the
@@ -44,6 +54,11 @@ var (
 
 	// ErrDiscoveryOff is Result.DiscoveryErr of a run WithoutDiscovery.
 	ErrDiscoveryOff = errors.New("discovery is off")
+
+	// ErrLoopLeft is in the error of Wait if the loop over Events was left,
+	// beside context.Canceled. It is the caller's own doing, so it is not in
+	// Result.Err.
+	ErrLoopLeft = errors.New("the loop over Events was left")
 )
 
 // An OptionError says what is wrong with an option or with the command. For

@@ -1,9 +1,6 @@
 package consulexec
 
-import (
-	"fmt"
-	"time"
-)
+import "time"
 
 // An EventType says what an Event reports.
 type EventType int
@@ -42,26 +39,18 @@ const (
 	eventError                       // the run failed with Err
 )
 
-// String returns the type in words, such as "no response".
-func (t EventType) String() string {
-	switch t {
-	case EventSubmit:
-		return "submit"
-	case EventAck:
-		return "ack"
-	case EventOutput:
-		return "output"
-	case EventHeartbeat:
-		return "heartbeat"
-	case EventExit:
-		return "exit"
-	case EventLost:
-		return "lost"
-	case EventNoResponse:
-		return "no response"
-	}
-	return fmt.Sprintf("EventType(%d)", int(t))
+var eventNames = names[EventType]{
+	EventSubmit:     "submit",
+	EventAck:        "ack",
+	EventOutput:     "output",
+	EventHeartbeat:  "heartbeat",
+	EventExit:       "exit",
+	EventLost:       "lost",
+	EventNoResponse: "no response",
 }
+
+// String returns the type in words, such as "no response".
+func (t EventType) String() string { return eventNames.of(t, "EventType") }
 
 // An Event is one thing that happens in a run. The zero Event is none.
 type Event struct {
@@ -79,8 +68,10 @@ type Event struct {
 	// codes.
 	ExitCode int
 
-	// Err is a *NodeError that says why, for EventLost. It is nil for the
-	// others.
+	// Err is a *NodeError for EventLost, EventNoResponse, and an EventExit that
+	// is no success: with another status than 0, or after WithTimeout had to end
+	// the command. It is nil for the others. What is learned later is only in
+	// NodeResult.Err.
 	Err error
 
 	// Time is when this client learned of it.

@@ -114,7 +114,7 @@ func TestAskedUntilLost(t *testing.T) {
 			if second < 60 || second > 65 {
 				t.Errorf("%s is lost after %d s", n.Node, second)
 			}
-			s.lose(n.Node, errors.New("silent"))
+			s.lose(n.Node, errors.New("silent"), now)
 		}
 		if due := s.deadline(); s.running > 0 && due.Before(now) {
 			t.Fatalf("after %d s something was due %v ago", second, now.Sub(due))
