@@ -81,12 +81,12 @@ type Event struct {
 // listener takes the events of a run, in order, on one goroutine at a time.
 type listener func(Event)
 
-// handlers has the caller's callback for each type of event.
-type handlers map[EventType]listener
+// handlers has the caller's callbacks for each type of event, in their order.
+type handlers map[EventType][]listener
 
-// handle calls the callback for e, if there is one.
+// handle calls the callbacks for e.
 func (h handlers) handle(e Event) {
-	if callback := h[e.Type]; callback != nil {
+	for _, callback := range h[e.Type] {
 		callback(e)
 	}
 }
