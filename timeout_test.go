@@ -2,6 +2,7 @@ package consulexec_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -81,6 +82,9 @@ func TestTimedOut(t *testing.T) {
 				n, _ := result.Node("a")
 				if n.TimedOut {
 					say("timed out")
+				}
+				if n.TimedOut != errors.Is(result.Err(), consulexec.ErrTimedOut) {
+					t.Errorf("Result.Err is %v", result.Err())
 				}
 				if got := strings.Join(calls, ", "); got != test.want {
 					t.Errorf("got  %s\nwant %s", got, test.want)
