@@ -926,7 +926,7 @@ func (r *run) cleanUp(timeout time.Duration) {
 	r.tasks.Wait()
 	grace, end := consul.WithGrace(r.caller, cleanUpTimeout)
 	defer end()
-	ctx, cancel := consul.Within(grace, timeout)
+	ctx, cancel := context.WithTimeout(grace, timeout)
 	defer cancel()
 	r.state.settleUnsure(errNotAsked, time.Now())
 	r.settle(ctx, timeout/2)

@@ -248,3 +248,17 @@ func TestUnsureLimit(t *testing.T) {
 		t.Errorf("%q get the job, want b", names)
 	}
 }
+
+// TestUnsureGivenUp has a node of which nobody will know whether it took the job.
+func TestUnsureGivenUp(t *testing.T) {
+	s, at := recovering(t, time.Minute, "runs")
+	s.add("silent")
+	s.enqueue([]firing{{dispatch: "2", names: []string{"silent"}}})
+	s.dispatched(s.queue[0], at(1), nil)
+	s.newSession(ErrSessionLost, at(1))
+	s.settleUnsure(errNotAsked, at(2))
+	n := s.results()[1]
+	if n.State != StateLost || !n.Acked.IsZero() || !n.Exited.Equal(at(2)) || !errors.Is(n.Err, errMayHaveTaken) {
+		t.Errorf("got %+v", n)
+	}
+}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/consulexec/consulexec/internal/reader"
+
+	"github.com/consulexec/consulexec/internal/runner"
 )
 
 // TestStateDone plays sequences of records and checks when the run is done.
@@ -211,6 +213,9 @@ func TestStateWindow(t *testing.T) {
 		{"each kind of failure", []Option{WithConcurrency(1), WithMaxFailures(3)}, "", []step{
 			{"", "", []string{"c"}}, {"lose", "c", []string{"a"}}, {"silent", "a", []string{"d"}}, {"fail", "d", nil},
 		}, 1},
+		{"a timeout is one, too", []Option{WithConcurrency(1), WithMaxFailures(1)}, "", []step{
+			{"", "", []string{"c"}}, {"time out", "c", nil},
+		}, 3},
 		{"no response is final", []Option{WithConcurrency(1), WithMaxFailures(2)}, "", []step{
 			{"", "", []string{"c"}}, {"silent", "c", []string{"a"}}, {"ack", "c", nil}, {"exit", "c", nil}, {"fail", "a", nil},
 		}, 2},
@@ -239,7 +244,7 @@ func TestStateWindow(t *testing.T) {
 			s.expect([]string{"c", "a", "d", "b"})
 			for i, step := range test.steps {
 				switch step.what {
-				case "ack", "exit", "fail", "lose":
+				case "ack", "exit", "fail", "time out", "lose":
 					s.ack(step.node, "", now)
 				}
 				switch step.what {
@@ -247,6 +252,8 @@ func TestStateWindow(t *testing.T) {
 					s.exit(step.node, 0, "", now)
 				case "fail":
 					s.exit(step.node, 1, "", now)
+				case "time out":
+					s.exit(step.node, 0, runner.NoteTimedOut, now)
 				case "lose":
 					s.lose(step.node, errors.New("gone"), now)
 				case "silent":
