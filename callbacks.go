@@ -67,7 +67,7 @@ func OnExit(fn func(node string, code int)) Option {
 }
 
 // OnLost calls fn when a node that ran the command counts as lost. It is the
-// last call for that node. err is a *NodeError that says why.
+// last call for that node. err is a *NodeError, which names the node and says why.
 //
 // Given twice, both functions are called, in the order of the options.
 func OnLost(fn func(node string, err error)) Option {

@@ -88,7 +88,9 @@ type Result struct {
 	// that the end of the run was exact. Otherwise it is ErrDiscoveryOff, or
 	// ErrPermissionDenied if the token may not read the whole catalog. Then
 	// only the nodes of WithNodes were expected. Without WithNodes silence
-	// ended the run, and a node that never answered is unknown.
+	// ended the run, and a node that never answered is unknown. A caller who
+	// can do without the catalog gives WithoutDiscovery: ErrDiscoveryOff is no
+	// failure.
 	DiscoveryErr error
 
 	err error // why the run is no success, besides its nodes

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/consulexec/consulexec/internal/reader"
-
 	"github.com/consulexec/consulexec/internal/runner"
 )
 
