@@ -21,7 +21,7 @@ var (
 
 	// ErrUnavailable is in the error of a request that Consul did not serve,
 	// for a reason that a retry may mend.
-	ErrUnavailable = errors.New("Consul is unavailable")
+	ErrUnavailable = errors.New("unavailable")
 )
 
 // unavailable marks an error as ErrUnavailable. The text of the error says it
