@@ -110,6 +110,57 @@ func TestSlowCallbackCancelled(t *testing.T) {
 	}
 }
 
+// TestCallbacksTwice gives each callback twice. Both are called, in their order.
+func TestCallbacksTwice(t *testing.T) {
+	nodes := []exectest.Option{
+		runtest.Node("a", func(ctx context.Context, j *exectest.Job) int {
+			runtest.Sleeps(3*time.Second)(ctx, j)
+			fmt.Fprintln(j.Output, "up")
+			return 0
+		}),
+		runtest.Node("b", runtest.Dies(time.Second)),
+		runtest.Node("c", runtest.Up, exectest.ExecDisabled()),
+	}
+	runtest.Bubble(t, nodes, func(t *testing.T, srv *exectest.Server) {
+		calls := make(map[string]string)
+		var options []consulexec.Option
+		for _, who := range []string{"1", "2"} {
+			called := func(what string) { calls[what] += who }
+			options = append(options,
+				consulexec.OnSubmit(func() { called("submit") }),
+				consulexec.OnAck(func(node string) { called("ack " + node) }),
+				consulexec.OnOutput(func(node string, _ []byte) { called("output " + node) }),
+				consulexec.OnLine(func(node, _ string) { called("line " + node) }),
+				consulexec.OnHeartbeat(func(node string) { called("heartbeat " + node) }),
+				consulexec.OnExit(func(node string, _ int) { called("exit " + node) }),
+				consulexec.OnLost(func(node string, _ error) { called("lost " + node) }),
+				consulexec.OnNoResponse(func(node string) { called("no response " + node) }),
+				consulexec.OnDone(func() { called("done") }),
+				consulexec.OnError(func(error) { called("error") }),
+			)
+		}
+		for _, node := range []string{"", "nobody"} {
+			more := append(options, consulexec.WithNode(node), consulexec.WithClient(srv.Client()))
+			e, err := consulexec.New("x", more...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = e.Run(t.Context())
+		}
+		for _, what := range []string{
+			"submit", "ack a", "ack b", "output a", "output b", "line a", "line b", "heartbeat a", "exit a", "lost b", "no response c", "done", "error",
+		} {
+			if calls[what] != "12" {
+				t.Errorf("%s called %q, want 12", what, calls[what])
+			}
+			delete(calls, what)
+		}
+		if len(calls) > 0 {
+			t.Errorf("more calls: %v", calls)
+		}
+	})
+}
+
 // TestCleanBeforeDone checks that session and keys are gone before OnDone is
 // called.
 func TestCleanBeforeDone(t *testing.T) {

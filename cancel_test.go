@@ -121,16 +121,20 @@ func TestKillNobody(t *testing.T) {
 }
 
 // TestKillFails cancels a run whose command cannot be ended. Its error is that the
-// run was cancelled, not that a deadline passed.
+// run was cancelled, not that a deadline passed. Result.Err has it, and names the
+// node once.
 func TestKillFails(t *testing.T) {
 	runtest.Bubble(t, []exectest.Option{runtest.Node("a", exectest.NeverExit)}, func(t *testing.T, srv *exectest.Server) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		time.AfterFunc(time.Second, cancel)
-		_, err := runtest.NewRecorder(t, srv.Client()).Run(ctx, "x", consulexec.WithKillOnCancel())
+		result, err := runtest.NewRecorder(t, srv.Client()).Run(ctx, "x", consulexec.WithKillOnCancel())
 		var nodeErr *consulexec.NodeError
 		if !errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || !errors.As(err, &nodeErr) || nodeErr.Node != "a" {
 			t.Errorf("error %v", err)
+		}
+		if got := result.Err(); strings.Count(got.Error(), "node a") != 1 || result.Nodes[0].Err != error(nodeErr) {
+			t.Errorf("Result.Err is %v, and the node's error %v", got, result.Nodes[0].Err)
 		}
 	})
 }

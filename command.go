@@ -30,7 +30,7 @@ const maxArgument = 128 << 10
 // script is an error of the run.
 //
 // WithTimeout says what a node needs. The option does not work on Windows
-// agents.
+// agents. Given twice, the later value counts.
 func WithScript(script []byte) Option {
 	return func(c *config) error {
 		c.job.Script = append([]byte{}, script...) // not nil: it was given
@@ -48,7 +48,7 @@ func WithScript(script []byte) Option {
 //
 // Beside WithScript all of args are arguments of the script: the first is $1.
 // They may be empty, and so may args. The order of the two options makes no
-// difference.
+// difference. Given twice, the later arguments count alone.
 func WithArgs(args ...string) Option {
 	return func(c *config) error {
 		c.job.Args = append([]string{}, args...) // not nil: they were given
@@ -70,7 +70,7 @@ func WithArgs(args ...string) Option {
 //
 // New refuses the option beside WithArgs, unless there is a script: no shell
 // runs a program of WithArgs. For a command the option works on Windows agents
-// too, for example with "powershell".
+// too, for example with "powershell". Given twice, the later value counts.
 func WithShell(path string) Option {
 	return func(c *config) error {
 		if err := checkPath("WithShell", path); err != nil {
@@ -118,7 +118,7 @@ func WithEnv(variables map[string]string) Option {
 // does not run. The status is 125 there, and the reason is the output.
 //
 // WithTimeout says what a node needs. The option does not work on Windows
-// agents.
+// agents. Given twice, the later value counts.
 func WithDir(path string) Option {
 	return func(c *config) error {
 		if err := checkPath("WithDir", path); err != nil {
@@ -138,7 +138,7 @@ func WithDir(path string) Option {
 // WithScript.
 //
 // WithTimeout says what a node needs. The option does not work on Windows
-// agents.
+// agents. Given twice, the later value counts.
 func WithStdin(input []byte) Option {
 	return func(c *config) error {
 		c.job.Stdin = nil // needs no runner
@@ -159,7 +159,7 @@ func WithStdin(input []byte) Option {
 // the reason, too.
 //
 // WithTimeout says what a node needs. The option does not work on Windows
-// agents.
+// agents. Given twice, the later value counts.
 func WithMaxOutput(n int64) Option {
 	return func(c *config) error {
 		if n < 0 {
@@ -179,9 +179,9 @@ func (c *config) checkCommand() error {
 	case command == "" && script == nil && args == nil:
 		return ErrNoCommand
 	case command != "" && script != nil:
-		return &OptionError{Option: "command", value: " and WithScript", Err: errors.New("want exactly one of them")}
+		return &OptionError{Option: "command", shown: " and WithScript", Err: errors.New("want exactly one of them")}
 	case command != "" && args != nil:
-		return &OptionError{Option: "command", value: " and WithArgs", Err: errors.New("want exactly one of them")}
+		return &OptionError{Option: "command", shown: " and WithArgs", Err: errors.New("want exactly one of them")}
 	case command != "":
 		return checkShellCommand(command)
 	case script == nil:
@@ -217,7 +217,10 @@ func (c *config) checkProgram() error {
 		return &OptionError{Option: "WithArgs", Err: errors.New("has no program")}
 	}
 	if c.job.Shell != "" {
-		return &OptionError{Option: "WithShell", value: fmt.Sprintf("(%q) and WithArgs", c.job.Shell), Err: errors.New("no shell runs a program of WithArgs")}
+		return &OptionError{
+			Option: "WithShell", Value: c.job.Shell, shown: fmt.Sprintf("(%q) and WithArgs", c.job.Shell),
+			Err: errors.New("no shell runs a program of WithArgs"),
+		}
 	}
 	return nil
 }

@@ -30,10 +30,12 @@ import (
 // commands before that.
 //
 // The results are in the order of datacenters; Result.Datacenter names each.
-// The error joins the errors of the runs that failed, and names their
-// datacenters. The result of such a run says how far it got. If an option is
-// not usable, ctx is nil, or datacenters is empty or has an empty or repeated
-// name, there is an error and no result, and nothing was started.
+// The error joins the errors of the runs that failed. Before each, as Wait
+// returns it, stands its datacenter: `datacenter "dc2": consulexec: ...`. As
+// with Run, what went wrong on nodes is not in it, but in the Result.Err of each
+// datacenter, which has the run's own error, too. If an option is not usable,
+// ctx is nil, or datacenters is empty or has an empty or repeated name, there
+// are errors of the same form and no result, and nothing was started.
 func RunDatacenters(ctx context.Context, datacenters []string, command string, options func(datacenter string) []Option) ([]*Result, error) {
 	execs, err := newDatacenters(datacenters, command, options)
 	if err != nil {
@@ -49,7 +51,7 @@ func RunDatacenters(ctx context.Context, datacenters []string, command string, o
 	errs := make([]error, len(execs))
 	for i, e := range execs {
 		if results[i], err = e.Wait(); err != nil {
-			errs[i] = fmt.Errorf("datacenter %q: %w", datacenters[i], err)
+			errs[i] = inDatacenter(datacenters[i], err)
 		}
 	}
 	return results, errors.Join(errs...)
@@ -76,15 +78,17 @@ func newDatacenters(datacenters []string, command string, options func(datacente
 		if options != nil {
 			given = options(dc)
 		}
-		e, err := New(command, append(slices.Clone(given), WithDatacenter(dc))...)
-		if err != nil {
-			err = fmt.Errorf("datacenter %q: %w", dc, err)
-		}
+		e, bad := newExec(command, append(slices.Clone(given), WithDatacenter(dc)))
 		execs = append(execs, e)
-		errs = append(errs, err)
+		for _, err := range bad {
+			errs = append(errs, inDatacenter(dc, prefixed(err)))
+		}
 	}
 	return execs, errors.Join(errs...)
 }
+
+// inDatacenter names the datacenter of an error.
+func inDatacenter(dc string, err error) error { return fmt.Errorf("datacenter %q: %w", dc, err) }
 
 // runTogether runs what has begun, each run on a goroutine of its own, and
 // waits for all. It calls their callbacks itself.

@@ -265,6 +265,7 @@ func TestRunDatacentersBadInput(t *testing.T) {
 		"empty":      {[]string{"dc1", ""}, "x", client, []string{`["dc1" ""]`, "empty"}},
 		"twice":      {[]string{"dc1", "dc2", "dc1"}, "x", client, []string{`["dc1" "dc2" "dc1"]`, `"dc1" twice`}},
 		"no command": {[]string{"dc1"}, "", nil, []string{`datacenter "dc1": `, "no command"}},
+		"two":        {[]string{"dc1", "dc2"}, "\x00", bad, []string{`datacenter "dc2": consulexec: WithWait`, `datacenter "dc2": consulexec: command`, `datacenter "dc1": consulexec: command`}},
 		"options":    {[]string{"dc1", "dc2"}, "x", bad, []string{`datacenter "dc2": `, "WithWait"}},
 		"all of it":  {[]string{"dc1", "dc2", "", "dc2"}, "x", bad, []string{`datacenter "dc2": `, "WithWait", "empty", "twice"}},
 	} {
@@ -272,6 +273,11 @@ func TestRunDatacentersBadInput(t *testing.T) {
 			results, err := consulexec.RunDatacenters(t.Context(), test.datacenters, test.command, test.options)
 			if results != nil || err == nil {
 				t.Fatalf("results %v, error %v", results, err)
+			}
+			for line := range strings.Lines(err.Error()) {
+				if !strings.HasPrefix(line, `datacenter "`) && !strings.HasPrefix(line, "consulexec: RunDatacenters(") && test.datacenters != nil {
+					t.Errorf("line %q names no datacenter", line)
+				}
 			}
 			for _, want := range test.want {
 				if !strings.Contains(err.Error(), want) {

@@ -264,7 +264,7 @@ func (d *dispatcher) fenceGroup(ctx context.Context, dispatch string, silent []s
 				}
 				foreign = append(foreign, name)
 			default:
-				return nil, nil, fmt.Errorf("%s: node %s: %w: %s", op.Doing, name, ErrSessionLost, reason)
+				return nil, nil, fmt.Errorf("%s: %w: %s", op.Doing, ErrSessionLost, reason)
 			}
 		}
 		if reason, refused := refusals[0]; refused {

@@ -29,7 +29,8 @@
 // until that many nodes have exited, or nothing new has come for the ack
 // timeout. If the token may not read the catalog, or with [WithoutDiscovery],
 // only the nodes of [WithNodes] are expected. Without WithNodes silence then
-// ends the run. [Result.DiscoveryErr] says so.
+// ends the run. [Result.DiscoveryErr] says so, and [Result.Err] too, unless it
+// was WithoutDiscovery that the caller asked for.
 //
 // The agents match [WithNode], [WithService] and [WithTag]. Consul's catalog
 // matches [WithFilter] and [WithHealthyService]. [Exec.Targets] says which
@@ -79,19 +80,52 @@
 // [Exec.Run], or one that [Exec.Start] started. For each node the order is ack,
 // output and heartbeats, exit or lost. [OnTargets] and [OnSubmit] come before,
 // exactly one of [OnDone] and [OnError] last, and none after [Exec.Wait] has
-// returned. A slow callback slows the reading of what the nodes report, and
-// nothing else: the session stays alive. If a callback panics, the run ends,
-// and session and keys are removed before the panic goes on. [Exec.Events] is
-// the same run as a range loop.
+// returned. An option that is given twice adds a callback. A slow callback
+// slows the reading of what the nodes report, and nothing else: the session
+// stays alive. If a callback panics, the run ends, and session and keys are
+// removed before the panic goes on. [Exec.Events] is the same run as a range
+// loop.
 //
 // # Errors
 //
-// The error of Run and Wait is about the job itself: Consul can't be reached, a
-// permission is missing ([ErrPermissionDenied]), the session is lost
-// ([ErrSessionLost]), the context has ended. A command that fails on some node
-// is no such error. [Result.Err] has both kinds: it is nil only if all went
-// well everywhere. [New] returns an [OptionError] for each option that is not
-// usable.
+// The error of Run and Wait is about the job itself. A command that fails on
+// some node is no such error. [Result.Err] is the whole truth: it has both kinds,
+// and what nobody knows, and is nil only if all went well everywhere. As the
+// Result is never nil, this misses nothing:
+//
+//	result, _ := e.Run(ctx)
+//	return result.Err()
+//
+// Programs tell errors apart by errors.Is, and *OptionError and *NodeError by
+// errors.As. The last column says whether a new run may help. A second run is
+// harmless if the command may run twice on a node.
+//
+//	error                     meaning                                            again?
+//	ErrNoCommand              there is nothing to run                            no; give a command
+//	ErrBadOption              an *OptionError says which option is wrong         no; correct it
+//	ErrUnavailable            Consul was not reached, had no leader, was         later; once Submitted,
+//	                          overloaded or gave no answer                       if twice is harmless
+//	ErrPermissionDenied       the token may not do that, or not see all nodes    no; the text says what it needs
+//	ErrNoTargets              no node matches and is alive, or, if nobody knows  when there is a node
+//	                          the nodes, none has answered
+//	ErrSessionLost            the session ended before the run; commands go on,  if twice is harmless
+//	                          unseen
+//	ErrTooFewNodes            fewer nodes than WithMinNodes or WithLimit want    if twice is harmless
+//	ErrTimedOut               WithTimeout ended the command on a node            if twice is harmless
+//	*NodeError                what became of one node                            its State says it
+//	context.Canceled          the run's context ended; without WithKillOnCancel  if twice is harmless
+//	context.DeadlineExceeded  commands go on, unseen
+//	ErrLoopLeft               the loop over Events was left, with the same       that was the caller's wish
+//	                          effect; never in Result.Err
+//	ErrStarted                the Exec runs, or has run                          yes, with a new Exec
+//	ErrNotStarted             Wait came before the start                         yes, start it
+//	ErrDiscoveryOff           is only Result.DiscoveryErr                        that was the caller's wish
+//
+// If [Result.Submitted] is false, no event went out: no node ran the command,
+// and a new run repeats nothing. The same holds for each node in
+// StateNoResponse or StateSkipped. An error may be of several kinds: a run that
+// lost its session because Consul did not answer is ErrSessionLost and
+// ErrUnavailable. A node may have such a reason, too.
 //
 // # When Consul falters
 //

@@ -29,8 +29,18 @@ var (
 	ErrNoTargets = errors.New("no matching node")
 
 	// ErrTooFewNodes is in Result.Err if fewer nodes took the job than WithLimit
-	// asks for.
+	// asks for, or fewer exited than WithMinNodes asks for.
 	ErrTooFewNodes = errors.New("too few nodes")
+
+	// ErrTimedOut is in the error of a node whose command WithTimeout had to
+	// end. See NodeResult.TimedOut.
+	ErrTimedOut = errors.New("timed out")
+
+	// ErrUnavailable is in the error of a run that Consul did not serve: it
+	// could not be reached, had no leader, was overloaded or gave no answer, for
+	// as long as the run tries. If that cost the run its session, the error is
+	// ErrSessionLost as well.
+	ErrUnavailable = consul.ErrUnavailable
 
 	// ErrSessionLost is in the error of a run whose session ended before the
 	// run. WithRecovery opens a new one. Somebody destroyed it, it expired, or the node that held it left the
@@ -44,6 +54,11 @@ var (
 
 	// ErrDiscoveryOff is Result.DiscoveryErr of a run WithoutDiscovery.
 	ErrDiscoveryOff = errors.New("discovery is off")
+
+	// ErrLoopLeft is in the error of Wait if the loop over Events was left,
+	// beside context.Canceled. It is the caller's own doing, so it is not in
+	// Result.Err.
+	ErrLoopLeft = errors.New("the loop over Events was left")
 )
 
 // An OptionError says what is wrong with an option or with the command. For
@@ -53,15 +68,26 @@ type OptionError struct {
 	// several options do not go together, it is the first of them.
 	Option string
 
+	// Value is the value of that option as text, such as "99ms", or the part of
+	// it that is wrong. It is empty if there is none, and if it may be secret:
+	// a command, a script, arguments, an environment, a config.
+	Value string
+
 	// Err says what is wrong.
 	Err error
 
-	value string // what follows the name in the text, such as `("(")`
+	shown string // what follows the name in the text, such as `("(")`
 }
 
 // Error names the option, its value and the problem. It does not repeat the
 // text of a command, its arguments or its environment, which may be secret.
-func (e *OptionError) Error() string { return e.Option + e.value + ": " + e.Err.Error() }
+func (e *OptionError) Error() string {
+	shown := e.shown
+	if shown == "" && e.Value != "" {
+		shown = "(" + e.Value + ")"
+	}
+	return e.Option + shown + ": " + e.Err.Error()
+}
 
 // Unwrap returns e.Err.
 func (e *OptionError) Unwrap() error { return e.Err }
@@ -71,14 +97,16 @@ func (e *OptionError) Is(target error) bool { return target == ErrBadOption }
 
 // badValue returns the error of an option that was given value.
 func badValue(option string, value any, problem error) error {
-	format := "(%v)"
-	switch value.(type) {
+	text, format := fmt.Sprint(value), "(%v)"
+	switch value := value.(type) {
 	case nil:
-		value = "nil"
-	case string, []string:
+		return &OptionError{Option: option, Err: problem, shown: "(nil)"}
+	case string:
 		format = "(%q)"
+	case []string:
+		text, format = fmt.Sprintf("%q", value), "(%q)"
 	}
-	return &OptionError{Option: option, Err: problem, value: fmt.Sprintf(format, value)}
+	return &OptionError{Option: option, Value: text, Err: problem, shown: fmt.Sprintf(format, value)}
 }
 
 // A NodeError says why a node does not count as a success.

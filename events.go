@@ -1,9 +1,6 @@
 package consulexec
 
-import (
-	"fmt"
-	"time"
-)
+import "time"
 
 // An EventType says what an Event reports.
 type EventType int
@@ -46,28 +43,19 @@ const (
 	eventError                       // the run failed with Err
 )
 
-// String returns the type in words, such as "no response".
-func (t EventType) String() string {
-	switch t {
-	case EventTargets:
-		return "targets"
-	case EventSubmit:
-		return "submit"
-	case EventAck:
-		return "ack"
-	case EventOutput:
-		return "output"
-	case EventHeartbeat:
-		return "heartbeat"
-	case EventExit:
-		return "exit"
-	case EventLost:
-		return "lost"
-	case EventNoResponse:
-		return "no response"
-	}
-	return fmt.Sprintf("EventType(%d)", int(t))
+var eventNames = names[EventType]{
+	EventTargets:    "targets",
+	EventSubmit:     "submit",
+	EventAck:        "ack",
+	EventOutput:     "output",
+	EventHeartbeat:  "heartbeat",
+	EventExit:       "exit",
+	EventLost:       "lost",
+	EventNoResponse: "no response",
 }
+
+// String returns the type in words, such as "no response".
+func (t EventType) String() string { return eventNames.of(t, "EventType") }
 
 // An Event is one thing that happens in a run. The zero Event is none.
 type Event struct {
@@ -90,8 +78,10 @@ type Event struct {
 	// codes.
 	ExitCode int
 
-	// Err is a *NodeError that says why, for EventLost. It is nil for the
-	// others.
+	// Err is a *NodeError for EventLost, EventNoResponse, and an EventExit that
+	// is no success: with another status than 0, or after WithTimeout had to end
+	// the command. It is nil for the others. What is learned later is only in
+	// NodeResult.Err.
 	Err error
 
 	// Time is when this client learned of it.
@@ -101,12 +91,12 @@ type Event struct {
 // listener takes the events of a run, in order, on one goroutine at a time.
 type listener func(Event)
 
-// handlers has the caller's callback for each type of event.
-type handlers map[EventType]listener
+// handlers has the caller's callbacks for each type of event, in their order.
+type handlers map[EventType][]listener
 
-// handle calls the callback for e, if there is one.
+// handle calls the callbacks for e.
 func (h handlers) handle(e Event) {
-	if callback := h[e.Type]; callback != nil {
+	for _, callback := range h[e.Type] {
 		callback(e)
 	}
 }

@@ -132,6 +132,22 @@ func TestEventsBreak(t *testing.T) {
 	}
 }
 
+// TestEventsAbsent loops over a run with a node that is not in the catalog.
+func TestEventsAbsent(t *testing.T) {
+	runtest.Bubble(t, []exectest.Option{runtest.Node("a", runtest.Up)}, func(t *testing.T, srv *exectest.Server) {
+		var absent error
+		_, result, err := loop(t.Context(), t, srv.Client(), "x", func(event consulexec.Event) bool {
+			if event.Type == consulexec.EventNoResponse {
+				absent = event.Err
+			}
+			return true
+		}, consulexec.WithNodes("a", "gone"))
+		if err != nil || absent == nil || absent.Error() != result.Err().Error() {
+			t.Errorf("error %v, event with %v, result %v", err, absent, result.Err())
+		}
+	})
+}
+
 // TestEventsBreakError checks the error of a run whose loop was left.
 func TestEventsBreakError(t *testing.T) {
 	runtest.Bubble(t, []exectest.Option{runtest.Node("a", runtest.Sleeps(time.Hour))}, func(t *testing.T, srv *exectest.Server) {

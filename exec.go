@@ -44,16 +44,22 @@ type Exec struct {
 // command and the options, each as an *OptionError, or ErrNoCommand; and with
 // Consul's environment variables, if there is no WithConfig and no WithClient.
 func New(command string, options ...Option) (*Exec, error) {
-	config, errs := newConfig(command, options)
+	e, errs := newExec(command, options)
 	for i, err := range errs {
 		errs[i] = prefixed(err)
 	}
+	return e, errors.Join(errs...)
+}
+
+// newExec is New, with the errors one by one.
+func newExec(command string, options []Option) (*Exec, []error) {
+	config, errs := newConfig(command, options)
 	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
+		return nil, errs
 	}
 	id, err := uuid.GenerateUUID()
 	if err != nil {
-		return nil, prefixed(fmt.Errorf("make the run's ID: %w", err))
+		return nil, []error{fmt.Errorf("make the run's ID: %w", err)}
 	}
 	return &Exec{config: config, id: id, done: make(chan struct{})}, nil
 }
@@ -66,9 +72,12 @@ func (e *Exec) ID() string { return e.id }
 // bounds the run; what bounds the command on each node is WithTimeout. Run is
 // Start and Wait in one, but calls the callbacks on the caller's goroutine. So a
 // panic in a callback passes through Run.
+//
+// The Result is never nil, and Result.Err has the error, too. If nothing was
+// started, as with ErrStarted, it is a new Result that has the error only.
 func (e *Exec) Run(ctx context.Context) (*Result, error) {
 	if err := e.begin(ctx); err != nil {
-		return nil, err
+		return &Result{err: err}, err
 	}
 	e.run(ctx, e.config.handlers.listener())
 	return e.Wait()
@@ -96,17 +105,15 @@ func (e *Exec) Start(ctx context.Context) error {
 //
 // The error is nil if the run went to its end. If the command failed on a node,
 // or a node did not answer, the error is in Result.Err, not here. The Result is
-// never nil after a start. It says how far the run got.
+// never nil. It says how far the run got, and its Err has this error, too.
+// Before a start the error is ErrNotStarted, and the Result is a new one.
 func (e *Exec) Wait() (*Result, error) {
 	if !e.started.Load() {
-		return nil, ErrNotStarted
+		return &Result{err: ErrNotStarted}, ErrNotStarted
 	}
 	<-e.done
 	return e.result, e.err
 }
-
-// errLoopLeft is the cause of a run's end if its loop over Events was left.
-var errLoopLeft = errors.New("the loop over Events was left")
 
 // Events runs the command and returns its events as a sequence to range over,
 // in place of Start, Run and callbacks:
@@ -131,10 +138,11 @@ var errLoopLeft = errors.New("the loop over Events was left")
 //
 // If you leave the loop, the run ends as if ctx were cancelled: its sessions and
 // keys are removed before the statement after the loop. The error of Wait then wraps
-// context.Canceled, unless the run had already ended. A run ends after the event
-// of its last node. So a loop that wants the run's success has to go on until it
-// ends. If the loop body panics, session and keys are removed before the panic
-// goes on.
+// ErrLoopLeft and context.Canceled, unless the run had already ended. A run ends
+// after the event of its last node. Result.Err does not have this error. It says
+// what became of the nodes: those on which the command still runs, and those
+// that did not get the job, are not a success. If the loop body panics, session
+// and keys are removed before the panic goes on.
 //
 // Callbacks are called too, each before its event is in the loop. OnDone or
 // OnError come after the last event and before the error. After the loop is
@@ -154,7 +162,7 @@ func (e *Exec) Events(ctx context.Context) iter.Seq2[Event, error] {
 			callbacks(event)
 			if event.Type > 0 && !left && !yield(event, nil) {
 				left = true
-				cancel(errLoopLeft)
+				cancel(ErrLoopLeft)
 			}
 		})
 		if e.err != nil && !left {
@@ -214,6 +222,7 @@ type run struct {
 	consul *consul.Client
 	log    *slog.Logger
 	listen listener
+	began  time.Time
 
 	caller context.Context         // the caller's
 	ctx    context.Context         // ends with caller, with the session, and at clean-up
@@ -232,6 +241,7 @@ type run struct {
 	submittedAt    time.Time      // when it was
 	uncertain      uncertainty
 	discoveryErr   error
+	stillRunning   error     // why commands that had to end may still run, or nil
 	heard          time.Time // when Consul answered last
 }
 
@@ -243,6 +253,7 @@ func newRun(ctx context.Context, e *Exec, listen listener) *run {
 		consul: e.newClient(log),
 		log:    log,
 		listen: listen,
+		began:  time.Now(),
 		caller: ctx,
 		state:  newState(e.config),
 	}
@@ -450,7 +461,7 @@ func (r *run) reportSubmit() {
 	r.submitted, r.submittedAt = true, time.Now()
 	r.emit(Event{Type: EventSubmit})
 	for _, a := range r.absent {
-		r.emit(Event{Type: EventNoResponse, Node: a.name})
+		r.emit(Event{Type: EventNoResponse, Node: a.name, Err: r.state.failure(a.name)})
 	}
 }
 
@@ -661,8 +672,7 @@ func (r *run) reportExit(rec reader.Record, now time.Time) bool {
 	r.emitOutput(rec.Node, rest)
 	switch {
 	case note == runner.NoteNoTrace && r.state.noTrace(rec.Node):
-		r.log.Debug("no response", "node", rec.Node)
-		r.emit(Event{Type: EventNoResponse, Node: rec.Node})
+		r.reportNoResponse(rec.Node)
 		return true
 	case note == runner.NoteNoTrace:
 		return r.lose(rec.Node, errNoTrace)
@@ -680,8 +690,14 @@ func (r *run) reportExit(rec reader.Record, now time.Time) bool {
 	r.endOutput(rec.Node)
 	r.state.exit(rec.Node, code, note, now)
 	r.log.Debug("exit", "node", rec.Node, "code", code)
-	r.emit(Event{Type: EventExit, Node: rec.Node, ExitCode: code})
+	r.emit(Event{Type: EventExit, Node: rec.Node, ExitCode: code, Err: r.state.failure(rec.Node)})
 	return true
+}
+
+// reportNoResponse reports that a node did not take the job and never will.
+func (r *run) reportNoResponse(node string) {
+	r.log.Debug("no response", "node", node)
+	r.emit(Event{Type: EventNoResponse, Node: node, Err: r.state.failure(node)})
 }
 
 // reportTaken reports that a node of which nobody was sure has taken the job.
@@ -733,7 +749,7 @@ func (r *run) emitOutput(node string, output []byte) {
 // not running.
 func (r *run) lose(name string, reason error) bool {
 	r.endOutput(name)
-	err := r.state.lose(name, reason)
+	err := r.state.lose(name, reason, time.Now())
 	if err == nil {
 		return false
 	}
@@ -771,7 +787,7 @@ func (r *run) giveUp(listed time.Time) error {
 // giveUpNode gives a node up that counts as running.
 func (r *run) giveUpNode(name string, reason error) {
 	if n := r.state.nodes[name]; n.unsure {
-		r.state.giveUpUnsure(n, reason)
+		r.state.giveUpUnsure(n, reason, time.Now())
 	} else {
 		r.lose(name, reason)
 	}
@@ -838,11 +854,10 @@ func (r *run) end(names []string) error {
 	fenced, foreign, err := r.fence(r.ctx, names)
 	for _, name := range fenced {
 		r.state.noResponse(name)
-		r.log.Debug("no response", "node", name)
-		r.emit(Event{Type: EventNoResponse, Node: name})
+		r.reportNoResponse(name)
 	}
 	for _, name := range foreign {
-		r.state.mayHaveTaken(name, errUnfenced)
+		r.state.mayHaveTaken(name, errUnfenced, time.Now())
 		r.log.Warn("lost", "node", name, "error", errUnfenced)
 	}
 	if len(fenced)+len(foreign) < len(names) {
@@ -883,14 +898,14 @@ func (r *run) settle(ctx context.Context, timeout time.Duration) {
 	if len(names) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := consul.Within(ctx, timeout)
 	defer cancel()
 	fenced, foreign, err := r.fence(ctx, names)
 	if err != nil {
 		r.log.Warn("nodes may have taken the job", "error", err)
 	}
 	for _, name := range foreign {
-		r.state.mayHaveTaken(name, errUnfenced)
+		r.state.mayHaveTaken(name, errUnfenced, time.Now())
 	}
 	r.state.settle(names, fenced, err, time.Now())
 }
@@ -905,7 +920,7 @@ func (r *run) cleanUp(timeout time.Duration) {
 	defer end()
 	ctx, cancel := context.WithTimeout(grace, timeout)
 	defer cancel()
-	r.state.settleUnsure(errNotAsked)
+	r.state.settleUnsure(errNotAsked, time.Now())
 	r.settle(ctx, timeout/2)
 	if err := r.remove(ctx); err != nil {
 		r.log.Warn("left to the session's TTL", "error", err)
@@ -932,14 +947,28 @@ func (r *run) remove(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// result sums the run up.
+// result sums the run up. err is what Wait returns.
 func (r *run) result(err error) *Result {
-	result := &Result{Datacenter: r.consul.Datacenter, Nodes: r.state.results(), DiscoveryErr: r.discoveryErr, err: err}
+	result := &Result{
+		ID:           r.id,
+		Datacenter:   r.consul.Datacenter,
+		Submitted:    r.state.sent(),
+		Started:      r.began,
+		Ended:        time.Now(),
+		Nodes:        r.state.results(),
+		DiscoveryErr: r.discoveryErr,
+		err:          err,
+	}
 	if r.session != nil {
 		result.Session = r.session.id
 	}
-	if err == nil {
+	switch {
+	case err == nil:
 		result.err = r.state.shortfall()
+	case errors.Is(err, ErrLoopLeft) && r.stillRunning == nil:
+		result.err = nil
+	case errors.Is(err, ErrLoopLeft):
+		result.err = prefixed(r.stillRunning)
 	}
 	return result
 }

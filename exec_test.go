@@ -25,12 +25,16 @@ func TestStartAndWait(t *testing.T) {
 	defer srv.Close()
 	rec := runtest.NewRecorder(t, srv.Client())
 	e := rec.New("x")
-	if result, err := e.Wait(); result != nil || !errors.Is(err, consulexec.ErrNotStarted) {
+	if result, err := e.Wait(); err != consulexec.ErrNotStarted || result.Err() != err || result.ID != "" {
 		t.Errorf("Wait before Start: %v, %v", result, err)
 	}
 	//lint:ignore SA1012 the test is about a nil context
 	if err := e.Start(nil); err == nil {
 		t.Error("Start accepts a nil context")
+	}
+	//lint:ignore SA1012 the test is about a nil context
+	if result, err := e.Run(nil); err == nil || result.Err() != err {
+		t.Errorf("Run with a nil context: %v, error %v", result, err)
 	}
 	if err := e.Start(t.Context()); err != nil {
 		t.Fatal(err)
@@ -38,7 +42,7 @@ func TestStartAndWait(t *testing.T) {
 	if err := e.Start(t.Context()); !errors.Is(err, consulexec.ErrStarted) {
 		t.Errorf("second Start: %v", err)
 	}
-	if result, err := e.Run(t.Context()); result != nil || !errors.Is(err, consulexec.ErrStarted) {
+	if result, err := e.Run(t.Context()); err != consulexec.ErrStarted || result.Err() != err || result.ID != "" {
 		t.Errorf("Run after Start: %v, %v", result, err)
 	}
 	var waiters sync.WaitGroup

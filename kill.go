@@ -29,11 +29,12 @@ func (r *run) kill(err error) error {
 	if running == nil {
 		return err
 	}
+	r.stillRunning = fmt.Errorf("commands may still run: %w", running)
 	if err == nil {
 		r.log.Warn("commands may still run", "error", running)
 		return nil
 	}
-	return fmt.Errorf("%w; commands may still run: %w", err, running)
+	return fmt.Errorf("%w; %w", err, r.stillRunning)
 }
 
 // endCommands ends the run's commands on the nodes on which they may still run,
@@ -44,7 +45,7 @@ func (r *run) kill(err error) error {
 func (r *run) endCommands() error {
 	acked, unacked := r.state.mayRun()
 	names := slices.Concat(acked, unacked)
-	if r.state.lastNews.IsZero() || r.state.known && len(names) == 0 {
+	if !r.state.sent() || r.state.known && len(names) == 0 {
 		return nil // the job was dispatched to nobody
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.caller), killTimeout+time.Duration(len(names))*killNodeTimeout)
@@ -61,9 +62,12 @@ func (r *run) endCommands() error {
 	for _, name := range acked {
 		n := r.state.nodes[name]
 		if reason := notEnded(result, name); reason != nil {
-			errs = append(errs, &NodeError{Node: name, State: n.State, ExitCode: -1, Err: reason})
+			n.reason = also(n.reason, reason)
+			n.Err = r.state.failure(name)
+			errs = append(errs, n.Err)
 		} else if n.State == StateRunning {
-			n.State = StateKilled
+			killed, _ := result.Node(name)
+			n.State, n.Exited = StateKilled, killed.Exited
 		}
 	}
 	return errors.Join(errs...)

@@ -114,7 +114,7 @@ func TestKillAfterPanic(t *testing.T) {
 						e := rec.New("x", consulexec.WithKillOnCancel())
 						checkAborted(t, srv, name, abort(t, func() { run(t.Context(), e) }))
 						k.check(t, "a", "b")
-						if result, err := e.Wait(); err == nil || runtest.States(result) != "a: killed, b: killed" {
+						if result, err := e.Wait(); err == nil || runtest.States(result) != "a: killed, b: killed" || result.Nodes[0].Exited.IsZero() {
 							t.Errorf("error %v, states %s", err, runtest.States(result))
 						}
 					})

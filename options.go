@@ -8,6 +8,7 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -35,8 +36,9 @@ const (
 	lostWaits = 5
 )
 
-// An Option is a setting of New. If an option is given twice, the later one
-// counts. New refuses a value that is not usable, with an *OptionError that
+// An Option is a setting of New. If an option is given twice, the later value
+// counts; but of the callbacks, On..., both are called, in the order of the
+// options. New refuses a value that is not usable, with an *OptionError that
 // names the option and the value. Of a script, arguments and environment it has
 // no text, as they may be secret.
 type Option func(*config) error
@@ -88,7 +90,7 @@ func newConfig(command string, options []Option) (*config, []error) {
 	var errs []error
 	for i, option := range options {
 		if option == nil {
-			errs = append(errs, &OptionError{Option: "Option", value: fmt.Sprintf(" %d", i+1), Err: errors.New("is nil")})
+			errs = append(errs, &OptionError{Option: "Option", Value: fmt.Sprint(i + 1), shown: fmt.Sprintf(" %d", i+1), Err: errors.New("is nil")})
 		} else if err := option(c); err != nil {
 			errs = append(errs, err)
 		}
@@ -110,10 +112,16 @@ func (c *config) checkTag() error {
 // checkRolling checks the options that need to know the nodes.
 func (c *config) checkRolling() error {
 	if c.concurrency > 0 && c.percent > 0 {
-		return &OptionError{Option: "WithConcurrency", value: fmt.Sprintf("(%d) and WithConcurrencyPercent(%d)", c.concurrency, c.percent), Err: errors.New("want one of them")}
+		return &OptionError{
+			Option: "WithConcurrency", Value: fmt.Sprint(c.concurrency), shown: fmt.Sprintf("(%d) and WithConcurrencyPercent(%d)", c.concurrency, c.percent),
+			Err: errors.New("want one of them"),
+		}
 	}
 	if c.limit > 0 && c.minNodes > c.limit {
-		return &OptionError{Option: "WithMinNodes", value: fmt.Sprintf("(%d) and WithLimit(%d)", c.minNodes, c.limit), Err: errors.New("want no more than the limit")}
+		return &OptionError{
+			Option: "WithMinNodes", Value: fmt.Sprint(c.minNodes), shown: fmt.Sprintf("(%d) and WithLimit(%d)", c.minNodes, c.limit),
+			Err: errors.New("want no more than the limit"),
+		}
 	}
 	if option, value := c.rolling(); option != "" && c.noDiscovery && c.names == nil {
 		return badValue(option, value, errors.New("needs to know the nodes: give WithNodes, or drop WithoutDiscovery"))
@@ -194,11 +202,18 @@ func (c *config) checkEvent() error {
 		return nil
 	}
 	text := strings.Join(c.inEvents(), ", ")
-	option := text[:strings.IndexByte(text, '(')]
+	option, rest, _ := strings.Cut(text, "(")
+	value := longest
+	if quoted, err := strconv.QuotedPrefix(rest); err == nil {
+		value, _ = strconv.Unquote(quoted)
+	}
 	if longest != "" {
 		text += fmt.Sprintf(" with the name %q", longest)
 	}
-	return &OptionError{Option: option, value: text[len(option):], Err: fmt.Errorf("%d bytes too long: the event may have %d in all", over, maxEventSize)}
+	return &OptionError{
+		Option: option, Value: value, shown: text[len(option):],
+		Err: fmt.Errorf("%d bytes too long: the event may have %d in all", over, maxEventSize),
+	}
 }
 
 // inEvents lists the options that make events longer, for errors.
@@ -239,7 +254,7 @@ func (c *config) selection() string {
 func (c *config) connect() error {
 	if c.client != nil {
 		if c.apiConfig != nil {
-			return &OptionError{Option: "WithClient", value: " and WithConfig", Err: errors.New("want one of them")}
+			return &OptionError{Option: "WithClient", shown: " and WithConfig", Err: errors.New("want one of them")}
 		}
 		return nil
 	}
@@ -261,7 +276,7 @@ func (c *config) connect() error {
 // Go's syntax. It is not anchored: "web-1" matches web-10 too. All filters
 // travel in one gossip message of 512 bytes. That leaves at least 327 bytes for
 // re with the default prefix, and New refuses a longer one. For a list of names
-// use WithNodes.
+// use WithNodes. Given twice, the later value counts.
 func WithNode(re string) Option {
 	return func(c *config) error { return compile(&c.filter.node, "WithNode", re) }
 }
@@ -269,14 +284,15 @@ func WithNode(re string) Option {
 // WithService runs only on nodes whose agent has registered a service whose ID
 // matches re, an unanchored regular expression in Go's syntax. It matches IDs,
 // not names: for a name see WithHealthyService. The service "consul" of each
-// server is in the catalog only and matches nothing.
+// server is in the catalog only and matches nothing. Given twice, the later value
+// counts.
 func WithService(re string) Option {
 	return func(c *config) error { return compile(&c.filter.service, "WithService", re) }
 }
 
 // WithTag runs only on nodes on which one of the services that WithService
 // selects has a tag that matches re, an unanchored regular expression in Go's
-// syntax. It needs WithService.
+// syntax. It needs WithService. Given twice, the later value counts.
 func WithTag(re string) Option {
 	return func(c *config) error { return compile(&c.filter.tag, "WithTag", re) }
 }
@@ -299,11 +315,11 @@ func compile(to **regexp.Regexp, option, re string) error {
 // All of the nodes are expected. A node that is not in Consul's catalog, or not
 // alive, is StateNoResponse at once, with an error that says so; if the token
 // may not read the catalog, only after the ack timeout. If no node is alive the
-// run ends with ErrNoTargets.
+// run ends with ErrNoTargets. Given twice, the later names count alone.
 func WithNodes(names ...string) Option {
 	return func(c *config) error {
 		if len(names) == 0 {
-			return &OptionError{Option: "WithNodes", value: "()", Err: errors.New("has no name")}
+			return &OptionError{Option: "WithNodes", shown: "()", Err: errors.New("has no name")}
 		}
 		c.names = make([]string, 0, len(names))
 		seen := make(map[string]bool, len(names))
@@ -312,7 +328,7 @@ func WithNodes(names ...string) Option {
 			case name == "":
 				return badValue("WithNodes", names, errors.New("has an empty name"))
 			case !utf8.ValidString(name):
-				return &OptionError{Option: "WithNodes", Err: fmt.Errorf("name %q is not valid UTF-8", name)}
+				return badValue("WithNodes", name, errors.New("is not valid UTF-8"))
 			case !seen[name]:
 				seen[name] = true
 				c.names = append(c.names, name)
@@ -349,7 +365,7 @@ func WithNodes(names ...string) Option {
 //
 // With WithNodes, WithNode, WithService, WithTag and WithHealthyService a node
 // has to pass those too. A name of WithNodes that is not in the catalog is
-// reported as absent all the same.
+// reported as absent all the same. Given twice, the later value counts.
 func WithFilter(expression string) Option {
 	return func(c *config) error {
 		if strings.TrimSpace(expression) == "" {
@@ -370,7 +386,7 @@ func WithFilter(expression string) Option {
 // selection further. A token that may not read all nodes, or that may not read
 // the service, is ErrPermissionDenied; so is one that sees neither the service
 // nor the service "consul". A name of WithNodes whose agent has failed is not
-// healthy, so it is not selected.
+// healthy, so it is not selected. Given twice, the later value counts.
 func WithHealthyService(name string) Option {
 	return func(c *config) error {
 		clean := path.Clean("/" + name)
@@ -393,14 +409,14 @@ func WithHealthyService(name string) Option {
 // Without WithNodes it fails if its token may not read the catalog. A node that
 // the job was dispatched to takes a place until it has exited, is lost, or has
 // not acknowledged within the ack timeout. On a lost node the command may still
-// run.
+// run. Given twice, the later value counts.
 func WithConcurrency(n int) Option {
 	return func(c *config) error { return setAtLeastOne(&c.concurrency, "WithConcurrency", n) }
 }
 
 // WithConcurrencyPercent is WithConcurrency with a share of the nodes that can
 // get the job, from 1 to 100 percent. It is rounded down to whole nodes, but is
-// at least one.
+// at least one. Given twice, the later value counts.
 func WithConcurrencyPercent(percent int) Option {
 	return func(c *config) error {
 		if percent < 1 || percent > 100 {
@@ -419,7 +435,7 @@ func WithConcurrencyPercent(percent int) Option {
 // A name of WithNodes that is not alive counts before the first dispatch, so
 // the job may go to nobody. The run needs to know the nodes, as WithConcurrency
 // does. Without WithConcurrency the option has little use, as the job goes to
-// all nodes at once.
+// all nodes at once. Given twice, the later value counts.
 func WithMaxFailures(n int) Option {
 	return func(c *config) error { return setAtLeastOne(&c.maxFailures, "WithMaxFailures", n) }
 }
@@ -439,7 +455,7 @@ func WithMaxFailures(n int) Option {
 //
 // The run needs to know the nodes, as WithConcurrency does. New refuses a
 // WithMinNodes of more than n. RunDatacenters applies the limit in each
-// datacenter.
+// datacenter. Given twice, the later value counts.
 func WithLimit(n int) Option {
 	return func(c *config) error { return setAtLeastOne(&c.limit, "WithLimit", n) }
 }
@@ -491,7 +507,8 @@ func setAtLeastOne(to *int, option string, n int) error {
 // that left the group and hold the output. The option does not work on Windows
 // agents.
 //
-// The job grows by some 9 KB, so the largest script is that much smaller.
+// The job grows by some 9 KB, so the largest script is that much smaller. Given
+// twice, the later value counts.
 func WithTimeout(d time.Duration) Option {
 	return func(c *config) error { return setPositive(&c.job.Timeout, "WithTimeout", d) }
 }
@@ -515,9 +532,9 @@ func WithTimeout(d time.Duration) Option {
 // get the second job too: they can't start the command any more. The error does
 // not name them if they do not answer.
 //
-// WithTimeout says what a node needs. The option does not work on Windows agents.
-// It covers the end of the context, not a lost session or the death of this
-// program: WithTimeout covers those.
+// WithTimeout says what a node needs. The option does not work on Windows
+// agents. It covers the end of the context, not a lost session or the death of
+// this program: WithTimeout covers those. Given twice, it is the same.
 func WithKillOnCancel() Option {
 	return func(c *config) error {
 		c.job.Killable = true
@@ -527,7 +544,8 @@ func WithKillOnCancel() Option {
 
 // WithMinNodes makes the run wait until at least n nodes have exited, n >= 0.
 // The default is 0. If fewer take the job, the run ends once nothing new has
-// come for the ack timeout. Result.Err then says how many were missing.
+// come for the ack timeout. Result.Err then says how many were missing. Given
+// twice, the later value counts.
 func WithMinNodes(n int) Option {
 	return func(c *config) error {
 		if n < 0 {
@@ -542,6 +560,7 @@ func WithMinNodes(n int) Option {
 // command prints nothing, at least 100 ms. The default is 2 s. If nobody is
 // expected (see WithoutDiscovery) it is also the silence that ends the run. It
 // kills nothing. Each heartbeat is a write through Raft on Consul's servers.
+// Given twice, the later value counts.
 func WithWait(d time.Duration) Option {
 	return func(c *config) error {
 		if d < minWait {
@@ -554,19 +573,19 @@ func WithWait(d time.Duration) Option {
 
 // WithAckTimeout sets how long after its first event an expected node may take
 // to acknowledge the job. After that it is fenced and counts as not responding,
-// for good. The default is 5 s. Gossip takes about 0.2 s on a LAN. After a fifth
-// and two fifths of d a silent node is dispatched to again, unless d is under 2
-// s. If agents are slow, because they are busy or far away, d should be more
-// than twice the time that they take.
+// for good. The default is 5 s. Gossip takes about 0.2 s on a LAN. After a
+// fifth and two fifths of d a silent node is dispatched to again, unless d is
+// under 2 s. If agents are slow, because they are busy or far away, d should be
+// more than twice the time that they take. Given twice, the later value counts.
 func WithAckTimeout(d time.Duration) Option {
 	return func(c *config) error { return setPositive(&c.ackTimeout, "WithAckTimeout", d) }
 }
 
 // WithLostTimeout sets how long a node that runs the command may be silent,
-// without output and heartbeat, before it counts as lost, or is asked if the run
-// has WithRecovery. It has to be longer
-// than the wait and should be several times as long. The default is five times
-// the wait, at least 15 s.
+// without output and heartbeat, before it counts as lost, or is asked if the
+// run has WithRecovery. It has to be longer than the wait and should be several
+// times as long. The default is five times the wait, at least 15 s. Given
+// twice, the later value counts.
 func WithLostTimeout(d time.Duration) Option {
 	return func(c *config) error { return setPositive(&c.lostTimeout, "WithLostTimeout", d) }
 }
@@ -617,7 +636,7 @@ func setPositive(to *time.Duration, option string, d time.Duration) error {
 // meanwhile, a later run under the runner removes the directory.
 //
 // WithTimeout says what a node needs. The node needs tail and tee as well. The
-// option does not work on Windows agents.
+// option does not work on Windows agents. Given twice, the later value counts.
 func WithRecovery(d time.Duration) Option {
 	return func(c *config) error { return setPositive(&c.recovery, "WithRecovery", d) }
 }
@@ -625,6 +644,7 @@ func WithRecovery(d time.Duration) Option {
 // WithReplicationWait makes the run wait for d between the job and the event,
 // as the flag -wait-repl of `consul exec` does. The default is 0. It is not
 // needed: an agent whose stale read does not find the job asks the leader.
+// Given twice, the later value counts.
 func WithReplicationWait(d time.Duration) Option {
 	return func(c *config) error {
 		if d < 0 {
@@ -639,7 +659,7 @@ func WithReplicationWait(d time.Duration) Option {
 // then ends by silence, as `consul exec` does: when no node is running and
 // nothing has come for the wait. With WithMinNodes it ends when that many nodes
 // have exited and none is running. The names of WithNodes are still expected,
-// and the run ends with them.
+// and the run ends with them. Given twice, it is the same.
 func WithoutDiscovery() Option {
 	return func(c *config) error {
 		c.noDiscovery = true
@@ -650,7 +670,8 @@ func WithoutDiscovery() Option {
 // WithPrefix sets the folder of Consul's KV store that holds the job. The
 // default is "_rexec". Agents follow any prefix that their token may write to.
 // The job is gone from there when the run ends. If there are many nodes or much
-// output, the keys that were read go during the run.
+// output, the keys that were read go during the run. Given twice, the later
+// value counts.
 func WithPrefix(prefix string) Option {
 	return func(c *config) error {
 		if err := checkPrefix(prefix); err != nil {
@@ -666,7 +687,7 @@ func WithPrefix(prefix string) Option {
 // removes that server from the catalog, the run ends with ErrSessionLost. To
 // find it the token needs service:read on "consul" and node:read. For a
 // datacenter other than the agent's own, Consul 1.22 requires that the agent is
-// a server; 1.8 does not.
+// a server; 1.8 does not. Given twice, the later value counts.
 func WithDatacenter(dc string) Option {
 	return func(c *config) error {
 		if dc == "" {
@@ -684,7 +705,7 @@ func WithDatacenter(dc string) Option {
 // compressed: near Consul that is cheaper for both sides. If Consul is far
 // away, give a Transport. A Namespace or Partition other than the default is an
 // error, also from CONSUL_NAMESPACE and CONSUL_PARTITION: agents look for jobs
-// in the default ones only.
+// in the default ones only. Given twice, the later value counts.
 func WithConfig(conf *api.Config) Option {
 	return func(c *config) error {
 		if conf == nil {
@@ -698,8 +719,9 @@ func WithConfig(conf *api.Config) Option {
 // WithClient uses the caller's client, which may serve any number of runs at
 // once. Its connections stay open after the run. If the client was made for
 // another datacenter than its agent's, give WithDatacenter too. It has to use
-// the default namespace and partition. Much output
-// takes more CPU to read than with WithConfig, as consul/api then decodes it.
+// the default namespace and partition. Much output takes more CPU to read than
+// with WithConfig, as consul/api then decodes it. Given twice, the later value
+// counts.
 func WithClient(client *api.Client) Option {
 	return func(c *config) error {
 		if client == nil {
@@ -714,6 +736,7 @@ func WithClient(client *api.Client) Option {
 // of the client or config, of the environment, or of the agent. So runs with
 // tokens of their own can share one client. It is in no log and no error. New
 // refuses a token that is empty, or has a character that no header can carry.
+// Given twice, the later value counts.
 func WithToken(token string) Option {
 	return func(c *config) error {
 		switch {
@@ -728,7 +751,7 @@ func WithToken(token string) Option {
 }
 
 // WithCapture keeps the first maxBytes bytes of each node's output in its
-// NodeResult. The default is 0, none.
+// NodeResult. The default is 0, none. Given twice, the later value counts.
 func WithCapture(maxBytes int) Option {
 	return func(c *config) error {
 		if maxBytes < 0 {
@@ -741,7 +764,8 @@ func WithCapture(maxBytes int) Option {
 
 // WithLogger logs each step of the run at debug level, and what is out of order
 // at warning level. Each line has the run's ID. Neither the token nor the
-// command is logged. The default logs nothing.
+// command is logged. The default logs nothing. Given twice, the later value
+// counts.
 func WithLogger(logger *slog.Logger) Option {
 	return func(c *config) error {
 		if logger == nil {

@@ -202,41 +202,56 @@ func TestNewKeepsSecrets(t *testing.T) {
 	}
 }
 
-// TestOptionError checks that an error names its option for programs, too.
+// TestOptionError checks that an error names its option and value for
+// programs, too, but no value that may be secret.
 func TestOptionError(t *testing.T) {
 	for _, test := range []struct {
 		command string
 		options []Option
 		want    string
+		value   string
 	}{
-		{"a\x00b", nil, "command"},
-		{"x", []Option{WithArgs("ls")}, "command"},
-		{"x", []Option{WithScript([]byte("ls")), WithArgs("a")}, "command"},
-		{"", []Option{WithScript(nil)}, "WithScript"},
-		{"", []Option{WithScript(nil), WithArgs("")}, "WithScript"},
-		{"", []Option{WithArgs()}, "WithArgs"},
-		{"", []Option{WithArgs("ls", "\x00")}, "WithArgs"},
-		{"", []Option{WithArgs("ls"), WithShell("/bin/sh")}, "WithShell"},
-		{"x", []Option{WithEnv(map[string]string{"1": "x"})}, "WithEnv"},
-		{"x", []Option{WithDir("tmp")}, "WithDir"},
-		{"x", []Option{WithMaxOutput(-1)}, "WithMaxOutput"},
-		{"x", []Option{WithNode("(")}, "WithNode"},
-		{"x", []Option{WithTag("v1")}, "WithTag"},
-		{"x", []Option{WithNodes("a", strings.Repeat("b", 400))}, "WithNodes"},
-		{"x", []Option{WithService("web"), WithNode(strings.Repeat("a", 400))}, "WithNode"},
-		{"x", []Option{WithPrefix(strings.Repeat("p", 197)), WithService(strings.Repeat("b", 400))}, "WithService"},
-		{"x", []Option{WithConcurrency(2), WithConcurrencyPercent(10)}, "WithConcurrency"},
-		{"x", []Option{WithMaxFailures(2), WithoutDiscovery()}, "WithMaxFailures"},
-		{"x", []Option{WithWait(time.Hour), WithLostTimeout(time.Minute)}, "WithLostTimeout"},
-		{"x", []Option{WithConfig(&api.Config{Address: "gopher://x"})}, "WithConfig"},
-		{"x", []Option{WithLogger(nil)}, "WithLogger"},
-		{"x", []Option{OnExit(nil)}, "OnExit"},
+		{"a\x00b", nil, "command", ""},
+		{"x", []Option{WithArgs("ls")}, "command", ""},
+		{"x", []Option{WithScript([]byte("ls")), WithArgs("a")}, "command", ""},
+		{"", []Option{WithScript(nil)}, "WithScript", ""},
+		{"", []Option{WithScript(nil), WithArgs("")}, "WithScript", ""},
+		{"", []Option{WithArgs()}, "WithArgs", ""},
+		{"", []Option{WithArgs("ls", "\x00")}, "WithArgs", ""},
+		{"", []Option{WithArgs("ls"), WithShell("/bin/sh")}, "WithShell", "/bin/sh"},
+		{"x", []Option{WithEnv(map[string]string{"1": "x"})}, "WithEnv", ""},
+		{"x", []Option{WithDir("tmp")}, "WithDir", "tmp"},
+		{"x", []Option{WithMaxOutput(-1)}, "WithMaxOutput", "-1"},
+		{"x", []Option{WithNode("(")}, "WithNode", "("},
+		{"x", []Option{WithTag("v1")}, "WithTag", "v1"},
+		{"x", []Option{WithNodes("a", strings.Repeat("b", 400))}, "WithNodes", strings.Repeat("b", 400)},
+		{"x", []Option{WithService("web"), WithNode(strings.Repeat("a", 400))}, "WithNode", strings.Repeat("a", 400)},
+		{"x", []Option{WithPrefix(strings.Repeat("p", 197)), WithService(strings.Repeat("b", 400))}, "WithService", strings.Repeat("b", 400)},
+		{"x", []Option{WithConcurrency(2), WithConcurrencyPercent(10)}, "WithConcurrency", "2"},
+		{"x", []Option{WithMaxFailures(2), WithoutDiscovery()}, "WithMaxFailures", "2"},
+		{"x", []Option{WithWait(time.Hour), WithLostTimeout(time.Minute)}, "WithLostTimeout", "1m0s"},
+		{"x", []Option{WithConfig(&api.Config{Address: "gopher://x"})}, "WithConfig", ""},
+		{"x", []Option{WithLogger(nil)}, "WithLogger", ""},
+		{"x", []Option{WithNodes("a", "b\xff")}, "WithNodes", "b\xff"},
+		{"x", []Option{WithNodes("a", "")}, "WithNodes", `["a" ""]`},
+		{"x", []Option{WithWait(time.Millisecond)}, "WithWait", "1ms"},
+		{"x", []Option{WithLimit(2), WithMinNodes(3)}, "WithMinNodes", "3"},
+		{"x", []Option{nil}, "Option", "1"},
+		{"x", []Option{OnExit(nil)}, "OnExit", ""},
 	} {
 		_, err := New(test.command, test.options...)
 		var bad *OptionError
-		if !errors.Is(err, ErrBadOption) || errors.Is(err, ErrNoCommand) || !errors.As(err, &bad) || bad.Option != test.want || bad.Err == nil {
-			t.Errorf("error %v has the option %+v, want %s", err, bad, test.want)
+		if !errors.Is(err, ErrBadOption) || errors.Is(err, ErrNoCommand) || !errors.As(err, &bad) || bad.Option != test.want || bad.Value != test.value || bad.Err == nil {
+			t.Errorf("error %v has the option %+v, want %s and value %q", err, bad, test.want, test.value)
 		}
+	}
+}
+
+// TestOptionErrorText checks the text of an error that a program has made.
+func TestOptionErrorText(t *testing.T) {
+	err := &OptionError{Option: "WithWait", Value: "1ms", Err: errors.New("is short")}
+	if got, want := err.Error(), "WithWait(1ms): is short"; got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
 }
 

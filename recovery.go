@@ -341,18 +341,18 @@ func (s *state) undo(n *node) {
 }
 
 // giveUpUnsure records that nobody will know whether a node took the job.
-func (s *state) giveUpUnsure(n *node, reason error) {
+func (s *state) giveUpUnsure(n *node, reason error, now time.Time) {
 	s.undo(n)
-	n.State, n.reason = StateLost, fmt.Errorf("%w: %w", errMayHaveTaken, reason)
+	n.State, n.reason, n.Exited = StateLost, fmt.Errorf("%w: %w", errMayHaveTaken, reason), now
 	s.lost++
 	s.failures++
 }
 
 // settleUnsure does that for all such nodes, when the run ends early.
-func (s *state) settleUnsure(reason error) {
+func (s *state) settleUnsure(reason error, now time.Time) {
 	for _, n := range s.nodes {
 		if n.unsure {
-			s.giveUpUnsure(n, reason)
+			s.giveUpUnsure(n, reason, now)
 		}
 	}
 }

@@ -114,7 +114,7 @@ func TestAskedUntilLost(t *testing.T) {
 			if second < 60 || second > 65 {
 				t.Errorf("%s is lost after %d s", n.Node, second)
 			}
-			s.lose(n.Node, errors.New("silent"))
+			s.lose(n.Node, errors.New("silent"), now)
 		}
 		if due := s.deadline(); s.running > 0 && due.Before(now) {
 			t.Fatalf("after %d s something was due %v ago", second, now.Sub(due))
@@ -246,5 +246,19 @@ func TestUnsureLimit(t *testing.T) {
 	s.noTrace("a")
 	if names := s.next(); len(names) != 1 || names[0] != "b" {
 		t.Errorf("%q get the job, want b", names)
+	}
+}
+
+// TestUnsureGivenUp has a node of which nobody will know whether it took the job.
+func TestUnsureGivenUp(t *testing.T) {
+	s, at := recovering(t, time.Minute, "runs")
+	s.add("silent")
+	s.enqueue([]firing{{dispatch: "2", names: []string{"silent"}}})
+	s.dispatched(s.queue[0], at(1), nil)
+	s.newSession(ErrSessionLost, at(1))
+	s.settleUnsure(errNotAsked, at(2))
+	n := s.results()[1]
+	if n.State != StateLost || !n.Acked.IsZero() || !n.Exited.Equal(at(2)) || !errors.Is(n.Err, errMayHaveTaken) {
+		t.Errorf("got %+v", n)
 	}
 }

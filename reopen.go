@@ -57,7 +57,7 @@ func (r *run) reopen(cause error) error {
 	r.tasks.Wait()
 	r.log.Warn("opening a new session", "error", cause)
 	limit := max(consul.StartPatience, time.Until(r.heard.Add(r.recovery)))
-	ctx, cancel := context.WithTimeout(r.caller, limit)
+	ctx, cancel := consul.Within(r.caller, limit)
 	defer cancel()
 	r.ctx, r.stop = context.WithCancelCause(r.caller)
 	for {

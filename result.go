@@ -46,28 +46,24 @@ const (
 	StateKilled
 )
 
-// String returns the state in words, such as "no response".
-func (s State) String() string {
-	switch s {
-	case StateNoResponse:
-		return "no response"
-	case StateRunning:
-		return "running"
-	case StateExited:
-		return "exited"
-	case StateLost:
-		return "lost"
-	case StateSkipped:
-		return "skipped"
-	case StateKilled:
-		return "killed"
-	}
-	return fmt.Sprintf("State(%d)", int(s))
+var stateNames = names[State]{
+	StateNoResponse: "no response",
+	StateRunning:    "running",
+	StateExited:     "exited",
+	StateLost:       "lost",
+	StateSkipped:    "skipped",
+	StateKilled:     "killed",
 }
+
+// String returns the state in words, such as "no response".
+func (s State) String() string { return stateNames.of(s, "State") }
 
 // A Result is the outcome of a run. It is complete, and no longer changes, when
 // Run or Wait returns it.
 type Result struct {
+	// ID is the ID of the run. See Exec.ID.
+	ID string
+
 	// Session is the ID of the run's session, or empty if the run got none. The
 	// job and what the nodes wrote stood under <prefix>/<Session>/.
 	Session string
@@ -75,6 +71,14 @@ type Result struct {
 	// Datacenter is the datacenter that WithDatacenter or the configuration
 	// names. It is empty if neither does, which means the agent's own.
 	Datacenter string
+
+	// Submitted says that an event went out to the nodes, or may have. If it is
+	// false, no node ran the command or will run it.
+	Submitted bool
+
+	// Started and Ended are when the run began and when it was over, clean-up
+	// included.
+	Started, Ended time.Time
 
 	// Nodes has every node that was expected or acknowledged the job, sorted by
 	// name.
@@ -84,7 +88,9 @@ type Result struct {
 	// that the end of the run was exact. Otherwise it is ErrDiscoveryOff, or
 	// ErrPermissionDenied if the token may not read the whole catalog. Then
 	// only the nodes of WithNodes were expected. Without WithNodes silence
-	// ended the run, and a node that never answered is unknown.
+	// ended the run, and a node that never answered is unknown. A caller who
+	// can do without the catalog gives WithoutDiscovery: ErrDiscoveryOff is no
+	// failure.
 	DiscoveryErr error
 
 	err error // why the run is no success, besides its nodes
@@ -102,15 +108,29 @@ func (r *Result) Node(name string) (NodeResult, bool) {
 }
 
 // Err returns nil if the run was a success. That means: the run went to its
-// end. Every expected node exited with status 0, and so did every other one that
-// acknowledged; with WithLimit those that took the job did. And as many nodes
-// exited as WithMinNodes asks for. Otherwise the error has the run's own error,
-// if any, and names each node that failed, and how. errors.As finds the first
-// of these as a *NodeError.
+// end. Every expected node exited with status 0, before WithTimeout had to end
+// its command, and so did every other one that acknowledged; with WithLimit
+// those that took the job did. As many nodes exited as WithMinNodes asks for.
+// And DiscoveryErr is nil, or ErrDiscoveryOff, which the caller has asked for.
+//
+// Otherwise the error has all that went wrong: the error of Run and Wait, if
+// any, but for ErrLoopLeft; DiscoveryErr; and the error of each node that
+// failed, once. errors.As finds the first of the last as a *NodeError.
 func (r *Result) Err() error {
-	errs := []error{r.err}
+	var errs []error
+	if r.err != nil {
+		errs = append(errs, r.err)
+	}
+	if err := r.DiscoveryErr; err != nil && !errors.Is(err, ErrDiscoveryOff) && !errors.Is(r.err, err) {
+		errs = append(errs, prefixed(fmt.Errorf("nobody knows which nodes to expect: %w", err)))
+	}
 	for _, n := range r.Nodes {
-		errs = append(errs, n.Err)
+		if n.Err != nil && !errors.Is(r.err, n.Err) { // the run's error may have it
+			errs = append(errs, n.Err)
+		}
+	}
+	if len(errs) == 1 {
+		return errs[0]
 	}
 	return errors.Join(errs...)
 }
@@ -153,9 +173,14 @@ type NodeResult struct {
 	// reach. See WithRecovery.
 	Recovered int
 
-	// Acked and Exited are when this client learned that the node had taken the
-	// job and that its command had ended. They are zero if it did not.
-	Acked, Exited time.Time
+	// Acked is when this client learned that the node had taken the job. It is
+	// zero if the client did not.
+	Acked time.Time
+
+	// Exited is when this client learned that the command had ended. For
+	// StateLost it is when the client gave the node up, and for StateKilled when
+	// it learned that nothing is left of the command. In other states it is zero.
+	Exited time.Time
 
 	// Err is nil if the node exited with status 0, or if WithLimit passed it over
 	// or did not need it. Otherwise it is a *NodeError. It is one for status 0,

@@ -105,14 +105,17 @@ func TestRollingNeedsNodes(t *testing.T) {
 	runtest.Bubble(t, []exectest.Option{runtest.Node("a", runtest.Up), runtest.Node("b", runtest.Up)}, func(t *testing.T, srv *exectest.Server) {
 		remove := srv.Fault(exectest.Fault{Do: exectest.Denied, Match: exectest.Path("GET", "/v1/health/")})
 		defer remove()
-		_, _, err := runtest.Execute(t, srv.Client(), "x", consulexec.WithConcurrency(1))
+		_, result, err := runtest.Execute(t, srv.Client(), "x", consulexec.WithConcurrency(1))
 		if !errors.Is(err, consulexec.ErrPermissionDenied) || !strings.Contains(err.Error(), "WithConcurrency(1): the nodes are not known") || !strings.Contains(err.Error(), "node:read") {
 			t.Errorf("error %v", err)
+		}
+		if got := result.Err(); got.Error() != err.Error() {
+			t.Errorf("Result.Err is %v, want %v alone", got, err)
 		}
 		if srv.Executions("a")+srv.Executions("b") > 0 {
 			t.Error("a node ran the command")
 		}
-		_, result, err := runtest.Execute(t, srv.Client(), "x", consulexec.WithConcurrency(1), consulexec.WithNodes("b", "a"))
+		_, result, err = runtest.Execute(t, srv.Client(), "x", consulexec.WithConcurrency(1), consulexec.WithNodes("b", "a"))
 		if got, want := runtest.States(result), "a: exit 0, b: exit 0"; err != nil || got != want || !errors.Is(result.DiscoveryErr, consulexec.ErrPermissionDenied) {
 			t.Errorf("with names: error %v, states %s, discovery %v", err, got, result.DiscoveryErr)
 		}

@@ -160,7 +160,7 @@ func findServer(ctx context.Context, c *consul.Client) (string, error) {
 	case meta.ResultsFilteredByACLs:
 		return "", fmt.Errorf("%s%s: %w: needs %s", op.Doing, c.In(), ErrPermissionDenied, op.Need)
 	}
-	return "", fmt.Errorf("%s%s: no server is healthy", op.Doing, c.In())
+	return "", fmt.Errorf("%s%s: %w: no server is healthy", op.Doing, c.In(), consul.ErrUnavailable)
 }
 
 // destroyNamed destroys the sessions with this name. Consul may have created

@@ -466,9 +466,9 @@ func (s *state) exit(name string, code int, note runner.Note, now time.Time) boo
 	n.State, n.ExitCode = StateExited, code
 	s.leaveAsk(n)
 	n.streams = nil
-	if code == runner.TimedOut && (note == runner.NoteTimedOut || note == runner.NoteIncompleteTimedOut) {
+	if note == runner.NoteTimedOut || note == runner.NoteIncompleteTimedOut {
 		n.TimedOut = true
-		n.reason = also(n.reason, fmt.Errorf("timed out after %v", s.timeout))
+		n.reason = also(n.reason, fmt.Errorf("%w after %v", ErrTimedOut, s.timeout))
 	}
 	if note == runner.NoteIncomplete || note == runner.NoteIncompleteTimedOut {
 		n.incomplete = true
@@ -476,7 +476,7 @@ func (s *state) exit(name string, code int, note runner.Note, now time.Time) boo
 	}
 	s.running--
 	s.exited++
-	if code != 0 {
+	if code != 0 || n.TimedOut {
 		s.failures++
 	}
 	if code != 0 && n.reason == nil {
@@ -487,19 +487,27 @@ func (s *state) exit(name string, code int, note runner.Note, now time.Time) boo
 
 // lose gives a running node up. It returns the node's error, or nil if the node
 // is not running.
-func (s *state) lose(name string, reason error) error {
+func (s *state) lose(name string, reason error, now time.Time) error {
 	n := s.nodes[name]
 	if n == nil || n.State != StateRunning {
 		return nil
 	}
-	n.State = StateLost
+	n.State, n.reason, n.Exited = StateLost, also(n.reason, reason), now
 	s.leaveAsk(n)
 	n.streams = nil
 	s.lost++
-	n.Err = &NodeError{Node: name, State: StateLost, ExitCode: -1, Err: reason}
 	s.running--
 	s.failures++
-	return n.Err
+	return s.failure(name)
+}
+
+// failure returns why a node that has ended is no success, or nil.
+func (s *state) failure(name string) error {
+	n := s.nodes[name]
+	if n.State == StateExited && n.ExitCode == 0 && !n.TimedOut && !n.twice && !n.incomplete {
+		return nil
+	}
+	return &NodeError{Node: name, State: n.State, ExitCode: n.ExitCode, Err: n.reason}
 }
 
 // If gossip reports that an agent has failed, its node is lost after one
@@ -651,10 +659,10 @@ func (s *state) unackedOf(names []string) []string {
 
 // mayHaveTaken records that nobody knows whether a silent node has taken the
 // job.
-func (s *state) mayHaveTaken(name string, reason error) {
+func (s *state) mayHaveTaken(name string, reason error, now time.Time) {
 	n := s.nodes[name]
 	s.leave(n)
-	n.State, n.reason = StateLost, fmt.Errorf("%w: %w", errMayHaveTaken, reason)
+	n.State, n.reason, n.Exited = StateLost, fmt.Errorf("%w: %w", errMayHaveTaken, reason), now
 	s.lost++
 	s.failures++
 }
@@ -676,7 +684,7 @@ func (s *state) settle(silent, fenced []string, err error, now time.Time) {
 			s.taken++
 			s.leave(n)
 		default:
-			s.mayHaveTaken(name, err)
+			s.mayHaveTaken(name, err, now)
 		}
 	}
 }
@@ -751,6 +759,9 @@ func (s *state) deadline() time.Time {
 	return next
 }
 
+// sent reports whether an event went out, or may have.
+func (s *state) sent() bool { return !s.lastNews.IsZero() }
+
 // mayRun returns the nodes on which the command may still run, by name: those
 // that took the job, and those that may have.
 func (s *state) mayRun() (acked, unacked []string) {
@@ -778,7 +789,7 @@ func (s *state) shortfall() error {
 		errs = append(errs, fmt.Errorf("consulexec: %w: %d took the job: WithLimit(%d)", ErrTooFewNodes, s.taken, s.limit))
 	}
 	if missing := s.minNodes - s.exited; missing > 0 {
-		errs = append(errs, fmt.Errorf("consulexec: %d nodes exited and %d are missing: WithMinNodes(%d)", s.exited, missing, s.minNodes))
+		errs = append(errs, fmt.Errorf("consulexec: %w: %d exited and %d are missing: WithMinNodes(%d)", ErrTooFewNodes, s.exited, missing, s.minNodes))
 	}
 	return errors.Join(errs...)
 }
@@ -789,8 +800,8 @@ func (s *state) results() []NodeResult {
 	for name, n := range s.nodes {
 		s.endOutput(name) // if a callback panicked
 		passedOver := s.enough() && (n.State == StateNoResponse || n.State == StateSkipped)
-		if n.Err == nil && !passedOver && (n.State != StateExited || n.ExitCode != 0 || n.twice || n.incomplete) {
-			n.Err = &NodeError{Node: n.Node, State: n.State, ExitCode: n.ExitCode, Err: n.reason}
+		if n.Err == nil && !passedOver {
+			n.Err = s.failure(name)
 		}
 		results = append(results, n.NodeResult)
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/consulexec/consulexec/internal/reader"
+	"github.com/consulexec/consulexec/internal/runner"
 )
 
 // TestStateDone plays sequences of records and checks when the run is done.
@@ -86,7 +87,7 @@ func TestStateDone(t *testing.T) {
 				case "exit":
 					counts = s.exit(step.node, 0, "", now)
 				case "lose":
-					counts = s.lose(step.node, errors.New("gone")) != nil
+					counts = s.lose(step.node, errors.New("gone"), now) != nil
 				}
 				if !counts {
 					t.Fatalf("step %d: %s of %s does not count", i, step.what, step.node)
@@ -131,7 +132,7 @@ func TestStateOverdue(t *testing.T) {
 		var names []string
 		for _, n := range silent {
 			names = append(names, n.Node)
-			s.lose(n.Node, errors.New("silent"))
+			s.lose(n.Node, errors.New("silent"), at(step.second))
 		}
 		if !slices.Equal(noResponse, step.noResponse) || !slices.Equal(names, step.silent) {
 			t.Errorf("second %d: no response %v, silent %v", step.second, noResponse, names)
@@ -211,6 +212,9 @@ func TestStateWindow(t *testing.T) {
 		{"each kind of failure", []Option{WithConcurrency(1), WithMaxFailures(3)}, "", []step{
 			{"", "", []string{"c"}}, {"lose", "c", []string{"a"}}, {"silent", "a", []string{"d"}}, {"fail", "d", nil},
 		}, 1},
+		{"a timeout is one, too", []Option{WithConcurrency(1), WithMaxFailures(1)}, "", []step{
+			{"", "", []string{"c"}}, {"time out", "c", nil},
+		}, 3},
 		{"no response is final", []Option{WithConcurrency(1), WithMaxFailures(2)}, "", []step{
 			{"", "", []string{"c"}}, {"silent", "c", []string{"a"}}, {"ack", "c", nil}, {"exit", "c", nil}, {"fail", "a", nil},
 		}, 2},
@@ -239,7 +243,7 @@ func TestStateWindow(t *testing.T) {
 			s.expect([]string{"c", "a", "d", "b"})
 			for i, step := range test.steps {
 				switch step.what {
-				case "ack", "exit", "fail", "lose":
+				case "ack", "exit", "fail", "time out", "lose":
 					s.ack(step.node, "", now)
 				}
 				switch step.what {
@@ -247,8 +251,10 @@ func TestStateWindow(t *testing.T) {
 					s.exit(step.node, 0, "", now)
 				case "fail":
 					s.exit(step.node, 1, "", now)
+				case "time out":
+					s.exit(step.node, 0, runner.NoteTimedOut, now)
 				case "lose":
-					s.lose(step.node, errors.New("gone"))
+					s.lose(step.node, errors.New("gone"), now)
 				case "silent":
 					now = now.Add(defaultAckTimeout)
 					giveUp(s, now)
@@ -281,7 +287,7 @@ func TestStateIgnores(t *testing.T) {
 	now := time.Now()
 	s := newState(c)
 	dispatchTo(s, s.next(), now, nil)
-	if takesOutput(s, "a", now) || s.exit("a", 0, "", now) || s.lose("a", errors.New("gone")) != nil {
+	if takesOutput(s, "a", now) || s.exit("a", 0, "", now) || s.lose("a", errors.New("gone"), now) != nil {
 		t.Error("something counts before the ack")
 	}
 	s.ack("a", "", now)
@@ -289,7 +295,7 @@ func TestStateIgnores(t *testing.T) {
 		t.Error("a second ack counts")
 	}
 	s.exit("a", 3, "", now)
-	if s.ack("a", "", now) || takesOutput(s, "a", now) || s.exit("a", 0, "", now) || s.lose("a", errors.New("gone")) != nil {
+	if s.ack("a", "", now) || takesOutput(s, "a", now) || s.exit("a", 0, "", now) || s.lose("a", errors.New("gone"), now) != nil {
 		t.Error("something counts after the exit")
 	}
 	if r := s.results(); len(r) != 1 || r[0].State != StateExited || r[0].ExitCode != 3 || r[0].OutputBytes != 0 {
@@ -382,7 +388,7 @@ func TestResult(t *testing.T) {
 	}
 	s.exit("a", 0, "", now)
 	s.exit("b", 3, "", now)
-	s.lose("c", errors.New("silent for 15s"))
+	s.lose("c", errors.New("silent for 15s"), now)
 	s.exit("e", -1, "", now)
 	r := &Result{Nodes: s.results()}
 
@@ -486,7 +492,7 @@ func TestMayRun(t *testing.T) {
 		s.ack(name, "", now)
 	}
 	s.exit("exits", 0, "", now)
-	s.lose("is lost", errors.New("silent"))
+	s.lose("is lost", errors.New("silent"), now)
 	s.noResponse("is given up")
 	s.addAbsent("is absent", errors.New("not in the catalog"))
 	s.ack("a stranger", "", now)

@@ -27,7 +27,7 @@ func TestCatalogHidden(t *testing.T) {
 				srv.Fault(fault)
 				start := time.Now()
 				_, result, err := runtest.Execute(t, srv.Client(), "x", consulexec.WithService("web"), consulexec.WithWait(4*time.Second))
-				if err != nil || result.Err() != nil || runtest.States(result) != "a: exit 0" {
+				if err != nil || !errors.Is(result.Err(), consulexec.ErrPermissionDenied) || runtest.States(result) != "a: exit 0" {
 					t.Errorf("error %v, result %v, states %s", err, result.Err(), runtest.States(result))
 				}
 				if !errors.Is(result.DiscoveryErr, consulexec.ErrPermissionDenied) {

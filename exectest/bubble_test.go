@@ -11,29 +11,36 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-// uses are what a test does with a Server, and what came of it.
-func uses(srv *Server, client *api.Client) map[string]func() error {
-	return map[string]func() error{
-		"Client":    func() error { srv.Client(); return nil },
-		"Config":    func() error { srv.Config(); return nil },
-		"Kill":      func() error { srv.Kill("a"); return nil },
-		"Start":     func() error { srv.Start("a"); return nil },
-		"Put":       func() error { srv.Put("x", nil); return nil },
-		"Delete":    func() error { srv.Delete("x"); return nil },
-		"SetHealth": func() error { srv.SetHealth("a", "", "critical"); return nil },
-		"Rewind":    func() error { srv.RewindIndex(); return nil },
-		"Destroy":   func() error { srv.DestroySession("x"); return nil },
-		"ServeHTTP": func() error {
+// A use is something that a test does with a Server.
+type use struct {
+	name string
+	do   func() error
+}
+
+// uses are what a test does with a Server. After Kill no session can be created on
+// the node.
+func uses(srv *Server, client *api.Client) []use {
+	return []use{
+		{"Client", func() error { srv.Client(); return nil }},
+		{"Config", func() error { srv.Config(); return nil }},
+		{"Put", func() error { srv.Put("x", nil); return nil }},
+		{"Delete", func() error { srv.Delete("x"); return nil }},
+		{"Rewind", func() error { srv.RewindIndex(); return nil }},
+		{"Destroy", func() error { srv.DestroySession("x"); return nil }},
+		{"ServeHTTP", func() error {
 			srv.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/v1/status/leader", nil))
 			return nil
-		},
-		"a request": func() error { _, err := client.Status().Leader(); return err },
-		"an update": func() error { _, err := client.KV().Put(&api.KVPair{Key: "x"}, nil); return err },
-		"a query": func() error {
+		}},
+		{"a request", func() error { _, err := client.Status().Leader(); return err }},
+		{"an update", func() error { _, err := client.KV().Put(&api.KVPair{Key: "x"}, nil); return err }},
+		{"a query", func() error {
 			_, _, err := client.Catalog().Nodes(&api.QueryOptions{WaitIndex: 1000, WaitTime: time.Second})
 			return err
-		},
-		"a session": func() error { _, _, err := client.Session().Create(nil, nil); return err },
+		}},
+		{"a session", func() error { _, _, err := client.Session().Create(nil, nil); return err }},
+		{"Kill", func() error { srv.Kill("a"); return nil }},
+		{"Start", func() error { srv.Start("a"); return nil }},
+		{"SetHealth", func() error { srv.SetHealth("a", "", "critical"); return nil }},
 	}
 }
 
@@ -59,33 +66,33 @@ func TestMisplaced(t *testing.T) {
 	var inner *Server
 	var innerClient *api.Client
 	synctest.Test(t, func(t *testing.T) {
-		for name, use := range uses(srv, client) {
-			text := outcome(use)
+		for _, u := range uses(srv, client) {
+			text := outcome(u.do)
 			// The client's goroutine may be the run's, so a request has an error.
-			request := strings.HasPrefix(name, "a")
+			request := strings.HasPrefix(u.name, "a")
 			if !strings.Contains(text, "exectest: this Server was made outside of the synctest bubble") || strings.HasPrefix(text, "panic: ") == request {
-				t.Errorf("%s: %s", name, text)
+				t.Errorf("%s: %s", u.name, text)
 			}
 		}
 		inner = NewServer(Node("a"))
 		innerClient = inner.Client()
-		for name, use := range uses(inner, innerClient) {
-			if text := outcome(use); text != "" {
-				t.Errorf("%s of a Server in its place: %s", name, text)
+		for _, u := range uses(inner, innerClient) {
+			if text := outcome(u.do); text != "" {
+				t.Errorf("%s of a Server in its place: %s", u.name, text)
 			}
 		}
 		inner.Close()
 		srv.Keys("")
 		srv.Requests()
 	})
-	for name, use := range uses(inner, innerClient) {
-		if text := outcome(use); !strings.Contains(text, "exectest: this Server was made in a synctest bubble") {
-			t.Errorf("%s: %s", name, text)
+	for _, u := range uses(inner, innerClient) {
+		if text := outcome(u.do); !strings.Contains(text, "exectest: this Server was made in a synctest bubble") {
+			t.Errorf("%s: %s", u.name, text)
 		}
 	}
-	for name, use := range uses(srv, client) {
-		if text := outcome(use); text != "" {
-			t.Errorf("%s of a Server in its place: %s", name, text)
+	for _, u := range uses(srv, client) {
+		if text := outcome(u.do); text != "" {
+			t.Errorf("%s of a Server in its place: %s", u.name, text)
 		}
 	}
 }

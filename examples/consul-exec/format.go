@@ -33,19 +33,17 @@ func (o outcome) status() int {
 	if o.err != nil {
 		return 1
 	}
+	status := 0
 	for _, n := range o.result.Nodes {
-		if n.State == consulexec.StateLost || n.State == consulexec.StateNoResponse {
+		switch {
+		case n.State == consulexec.StateLost || n.State == consulexec.StateNoResponse:
 			return 3
+		case n.Err != nil:
+			status = 2
 		}
 	}
-	if o.result.Err() != nil {
-		return 2
-	}
-	return 0
+	return status
 }
-
-// word returns the state of a node in the words of the JSON schema.
-func word(s consulexec.State) string { return strings.ReplaceAll(s.String(), " ", "_") }
 
 // sentence returns the state and exit code of a node in words for people.
 func sentence(s consulexec.State, code int) string {
@@ -133,8 +131,12 @@ func (f textFormat) end(o outcome) {
 }
 
 // unfinished lists on standard error the nodes that still run the command, did
-// not respond or never got the job, and says why.
+// not respond or never got the job, and says why. If nobody knows which nodes
+// should have answered, it says that, too.
 func (o outcome) unfinished(s *screen) {
+	if o.err == nil && o.result.DiscoveryErr != nil {
+		s.err(warning.Sprintf("nobody knows which nodes should have answered: %v", o.result.DiscoveryErr))
+	}
 	var order []string
 	nodes := make(map[string][]string)
 	for _, n := range o.result.Nodes {
@@ -192,38 +194,18 @@ type jsonFormat struct {
 	held   map[string][]byte // by node: the first bytes of a character whose rest is yet to arrive
 }
 
-type jsonEvent struct {
-	Type         string    `json:"type"`
-	Time         time.Time `json:"time"`
-	Node         string    `json:"node,omitempty"`
-	Output       string    `json:"output,omitempty"`
-	OutputBase64 []byte    `json:"output_base64,omitempty"`
-	ExitCode     *int      `json:"exit_code,omitempty"`
-	Error        string    `json:"error,omitempty"`
-}
-
 type jsonSummary struct {
-	Type           string     `json:"type"`
-	Time           time.Time  `json:"time"`
-	Status         int        `json:"status"`
-	Error          string     `json:"error,omitempty"`
-	DiscoveryError string     `json:"discovery_error,omitempty"`
-	Session        string     `json:"session,omitempty"`
-	Datacenter     string     `json:"datacenter,omitempty"`
-	Seconds        float64    `json:"seconds"`
-	Acknowledged   int        `json:"acknowledged"`
-	Completed      int        `json:"completed"`
-	Nodes          []jsonNode `json:"nodes"`
-}
-
-type jsonNode struct {
-	Node         string     `json:"node"`
-	State        string     `json:"state"`
-	ExitCode     *int       `json:"exit_code,omitempty"`
-	OutputBytes  int64      `json:"output_bytes"`
-	Acknowledged *time.Time `json:"acknowledged,omitempty"`
-	Exited       *time.Time `json:"exited,omitempty"`
-	Error        string     `json:"error,omitempty"`
+	Type           string                  `json:"type"`
+	Time           time.Time               `json:"time"`
+	Status         int                     `json:"status"`
+	Error          string                  `json:"error,omitempty"`
+	DiscoveryError string                  `json:"discovery_error,omitempty"`
+	Session        string                  `json:"session,omitempty"`
+	Datacenter     string                  `json:"datacenter,omitempty"`
+	Seconds        float64                 `json:"seconds"`
+	Acknowledged   int                     `json:"acknowledged"`
+	Completed      int                     `json:"completed"`
+	Nodes          []consulexec.NodeResult `json:"nodes"`
 }
 
 func (f jsonFormat) print(object any) {
@@ -237,42 +219,27 @@ func (f jsonFormat) print(object any) {
 }
 
 func (f jsonFormat) event(event consulexec.Event) {
-	object := jsonEvent{Type: strings.ReplaceAll(event.Type.String(), " ", "_"), Time: event.Time.UTC(), Node: event.Node}
 	switch event.Type {
 	case consulexec.EventTargets:
 		return // the summary has the nodes
 	case consulexec.EventOutput:
 		output := append(f.held[event.Node], event.Output...)
 		whole := len(output) - partial(output)
-		f.held[event.Node] = output[whole:]
-		f.output(object, output[:whole])
-		return
-	case consulexec.EventExit:
-		object.ExitCode = &event.ExitCode
-		f.release(event.Node, event.Time)
-	case consulexec.EventLost:
-		object.Error = event.Err.Error()
+		event.Output, f.held[event.Node] = output[:whole], output[whole:]
+		if whole == 0 {
+			return
+		}
+	case consulexec.EventExit, consulexec.EventLost:
 		f.release(event.Node, event.Time)
 	}
-	f.print(object)
-}
-
-// output prints a piece of output, in base64 if it is not UTF-8.
-func (f jsonFormat) output(object jsonEvent, output []byte) {
-	switch {
-	case len(output) == 0:
-		return
-	case utf8.Valid(output):
-		object.Output = string(output)
-	default:
-		object.OutputBase64 = output
-	}
-	f.print(object)
+	f.print(event)
 }
 
 // release prints the bytes held for a node, whose output has ended.
 func (f jsonFormat) release(node string, now time.Time) {
-	f.output(jsonEvent{Type: "output", Time: now.UTC(), Node: node}, f.held[node])
+	if held := f.held[node]; len(held) > 0 {
+		f.print(consulexec.Event{Type: consulexec.EventOutput, Time: now, Node: node, Output: held})
+	}
 	delete(f.held, node)
 }
 
@@ -303,26 +270,13 @@ func (f jsonFormat) end(o outcome) {
 		Seconds:        now.Sub(o.tally.began).Seconds(),
 		Acknowledged:   o.tally.acked,
 		Completed:      o.tally.exited,
-		Nodes:          []jsonNode{},
+		Nodes:          o.result.Nodes,
 	}
 	for _, n := range o.result.Nodes {
 		f.release(n.Node, now)
-		node := jsonNode{Node: n.Node, State: word(n.State), OutputBytes: n.OutputBytes, Error: text(n.Err)}
-		if n.State == consulexec.StateExited {
-			node.ExitCode, node.Exited = &n.ExitCode, utc(n.Exited)
-		}
-		if !n.Acked.IsZero() {
-			node.Acknowledged = utc(n.Acked)
-		}
-		summary.Nodes = append(summary.Nodes, node)
 	}
 	f.print(summary)
 	o.unfinished(f.screen)
-}
-
-func utc(t time.Time) *time.Time {
-	t = t.UTC()
-	return &t
 }
 
 // text returns the text of an error, or nothing for nil.

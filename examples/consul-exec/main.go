@@ -45,7 +45,7 @@
 //
 // # Exit status
 //
-//	0  every node ran the command, and every exit code was 0
+//	0  every node ran the command, and every exit code was 0; if the token may not read all nodes, every one that answered did
 //	1  the job failed: wrong flags, no Consul, no permission, no matching node, interrupted
 //	2  every node that got the job ran the command, and some exit codes were not 0
 //	3  a node was lost, or did not respond and so never ran the command, whatever the others did
@@ -70,7 +70,8 @@
 // # JSON
 //
 // With -format=json, standard output has one object a line: one for each event,
-// as it happens, and a summary at the end. Later versions may add fields, but
+// as it happens, and a summary at the end. Events and nodes are those of package
+// consulexec, which encodes them. Later versions may add fields, but
 // neither remove nor change these. Times are RFC 3339, in UTC.
 //
 //	type           submit, ack, output, heartbeat, exit, lost or no_response
@@ -79,7 +80,7 @@
 //	output         of output: a piece of stdout and stderr, of any length, cut between two characters
 //	output_base64  of output: replaces the field output if the piece is not UTF-8
 //	exit_code      of exit: -1 if a signal ended the command, 255 if the command could not be started
-//	error          of lost: the reason
+//	error          of lost, no_response, and exit with another status than 0: the node and the reason
 //
 // Every run that was begun has a summary, however it ended:
 //
@@ -97,9 +98,11 @@
 //	  node           the name of the node
 //	  state          exited, running, killed (by -kill), lost, no_response, or skipped (never got the job)
 //	  exit_code      the exit code, if it exited
+//	  timed_out      true if -timeout had to end the command
 //	  output_bytes   the length of its output
+//	  recovered      how often it was reached again, with -recover, if it was
 //	  acknowledged   when it acknowledged the job, if it did
-//	  exited         when it exited, if it did
+//	  exited         when it exited, was given up as lost, or was found to be killed, if it was
 //	  error          what went wrong on the node, if anything
 package main
 

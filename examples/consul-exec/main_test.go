@@ -469,9 +469,37 @@ func TestGroup(t *testing.T) {
 	}
 }
 
+// The objects of -format=json.
+type jsonEvent struct {
+	Type         string    `json:"type"`
+	Time         time.Time `json:"time"`
+	Node         string    `json:"node"`
+	Output       string    `json:"output"`
+	OutputBase64 []byte    `json:"output_base64"`
+	ExitCode     *int      `json:"exit_code"`
+	Error        string    `json:"error"`
+}
+
+type decodedSummary struct {
+	jsonSummary
+	Nodes []jsonNode `json:"nodes"`
+}
+
+type jsonNode struct {
+	Node         string     `json:"node"`
+	State        string     `json:"state"`
+	ExitCode     *int       `json:"exit_code"`
+	TimedOut     bool       `json:"timed_out"`
+	OutputBytes  int64      `json:"output_bytes"`
+	Recovered    int        `json:"recovered"`
+	Acknowledged *time.Time `json:"acknowledged"`
+	Exited       *time.Time `json:"exited"`
+	Error        string     `json:"error"`
+}
+
 // decode parses the output of -format=json. It accepts no field outside the
 // schema.
-func decode(t *testing.T, stdout string) (events []jsonEvent, summary jsonSummary) {
+func decode(t *testing.T, stdout string) (events []jsonEvent, summary decodedSummary) {
 	t.Helper()
 	all := strings.SplitAfter(strings.TrimSuffix(stdout, "\n"), "\n")
 	for i, line := range all {
@@ -522,7 +550,7 @@ func TestJSON(t *testing.T) {
 		if e.Output != "" && e.OutputBase64 != nil {
 			t.Errorf("both fields for output in %v", e)
 		}
-		if (e.ExitCode != nil) != (e.Type == "exit") || (e.Error != "") != (e.Type == "lost") {
+		if (e.ExitCode != nil) != (e.Type == "exit") || (e.Error != "") != (e.Type == "lost" || e.Type == "no_response" || e.ExitCode != nil && *e.ExitCode != 0) {
 			t.Errorf("exit code or error missing or misplaced in %v", e)
 		}
 		if k := kinds[e.Node]; len(k) > 0 && (k[len(k)-1] == "exit" || k[len(k)-1] == "lost") {
@@ -556,7 +584,7 @@ func TestJSON(t *testing.T) {
 	var states []string
 	for _, n := range summary.Nodes {
 		states = append(states, n.Node+" "+n.State)
-		if exited := n.State == "exited"; (n.ExitCode != nil) != exited || (n.Exited != nil) != exited || (n.Error == "") != (exited && *n.ExitCode == 0) {
+		if exited := n.State == "exited"; (n.ExitCode != nil) != exited || (n.Exited != nil) != (exited || n.State == "lost") || (n.Error == "") != (exited && *n.ExitCode == 0) {
 			t.Errorf("%+v", n)
 		}
 		if (n.Acknowledged == nil) != (n.Node == "off") {
@@ -589,9 +617,9 @@ func TestJSONFailed(t *testing.T) {
 	}
 	srv.Fault(exectest.Fault{Match: exectest.Path("GET", "/v1/health/"), Do: exectest.Denied})
 	srv.Fault(exectest.Fault{Match: exectest.Path("GET", "/v1/catalog/"), Do: exectest.Denied})
-	stdout, _, status = consulExec(t, srv.URL, "-format=json", "-wait=100ms", "true")
-	if _, summary = decode(t, stdout); status != 0 || !strings.Contains(summary.DiscoveryError, "permission denied") {
-		t.Errorf("status %d, %+v", status, summary)
+	stdout, stderr, status := consulExec(t, srv.URL, "-format=json", "-wait=100ms", "true")
+	if _, summary = decode(t, stdout); status != 0 || !strings.Contains(summary.DiscoveryError, "permission denied") || !strings.Contains(stderr, "nobody knows") {
+		t.Errorf("status %d, stderr %q, %+v", status, stderr, summary)
 	}
 }
 

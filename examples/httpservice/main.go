@@ -6,6 +6,10 @@
 //	DELETE /runs/{id}        ends a run and its command on the nodes, and answers when that is done
 //	GET /                    sends the page
 //
+// An event is an object of JSON, as package consulexec encodes its Event: type,
+// node, output, exit_code, error. The service adds events of its own: start, cut
+// and end. Before the end comes the result of each node that has not exited.
+//
 // It talks to the Consul agent at CONSUL_HTTP_ADDR, or else at
 // http://localhost:8500. If no agent answers there at the start, or if the
 // agent knows no leader, the service exits with status 1. If Consul goes away

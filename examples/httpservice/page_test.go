@@ -142,6 +142,20 @@ func TestPage(t *testing.T) {
 	b.wait(text("error", "no longer has this run"))
 }
 
+// TestPageWords has a node that does not respond, and output that is not UTF-8.
+func TestPageWords(t *testing.T) {
+	b := startBrowser(t)
+	s := start(t, exectest.Node("binary", exectest.Run(exectest.Answer("a\xff", 3))), exectest.Node("mute", exectest.ExecDisabled()))
+	b.open(s.web.URL + "/")
+	b.wait(focus("command"))
+	b.write("anything")
+	b.enter()
+	b.wait(hasRow("binary", "exited", "3", "a\uFFFD"))
+	b.wait(hasRow("mute", "no response", "", ""))
+	b.wait(text("status", "Ended. node binary: exit status 3"))
+	b.checkPage(s.web.URL)
+}
+
 // TestPageStop stops a run.
 func TestPageStop(t *testing.T) {
 	b := startBrowser(t)

@@ -24,21 +24,15 @@ const (
 	maxBatch = 64 << 10
 )
 
-// An event is the content of a message, in JSON.
+// An event is a message of the service itself, in JSON. All others are events of
+// the run, as package consulexec encodes them; and at the end, the result of each
+// node that has not exited, which has no type.
 type event struct {
-	// Type is "start", "submit", "ack", "output", "exit", "lost", "no response"
-	// or "end", which is the last. At the end of the run, "running", "killed"
-	// and "skipped" give the final state of a node. "cut" stands for missing
-	// output.
-	Type string    `json:"type"`
-	Time time.Time `json:"time,omitzero"`
-	Node string    `json:"node,omitempty"`
-
-	Order    *order `json:"order,omitempty"`    // of start
-	Output   string `json:"output,omitempty"`   // of output, in whole characters
-	ExitCode *int   `json:"exitCode,omitempty"` // of exit
-	Bytes    int64  `json:"bytes,omitempty"`    // of cut: how many were dropped
-	Error    string `json:"error,omitempty"`    // of lost; of end, if the run or a node failed
+	Type  string    `json:"type"` // start, cut (in place of missing output), or end, which is the last
+	Time  time.Time `json:"time,omitzero"`
+	Order *order    `json:"order,omitempty"` // of start
+	Bytes int64     `json:"bytes,omitempty"` // of cut: how many were dropped
+	Error string    `json:"error,omitempty"` // of end, if the run or a node failed
 }
 
 // A message is an encoded event. IDs count from 1, in the order of events.
@@ -75,44 +69,34 @@ func newRun(e *consulexec.Exec) *run {
 
 // follow runs the command and records the events.
 func (r *run) follow(ctx context.Context, o order) {
-	r.add(event{Type: "start", Order: &o})
+	r.add("start", event{Type: "start", Time: time.Now(), Order: &o})
 	parts := map[string][]byte{} // by node: the first bytes of a character whose rest is yet to arrive
 	for e, err := range r.exec.Events(ctx) {
-		if err != nil {
-			break // Wait returns the error too
-		}
-		out := event{Type: e.Type.String(), Node: e.Node}
-		switch e.Type {
-		case consulexec.EventTargets, consulexec.EventHeartbeat:
-			continue
-		case consulexec.EventOutput:
+		switch {
+		case err != nil || e.Type == consulexec.EventTargets || e.Type == consulexec.EventHeartbeat:
+			continue // Wait returns the error too
+		case e.Type == consulexec.EventOutput:
 			var whole []byte
 			whole, parts[e.Node] = cutCharacter(append(parts[e.Node], e.Output...))
-			r.addOutput(e.Node, whole)
+			r.addOutput(e, whole)
 			continue
-		case consulexec.EventExit:
-			out.ExitCode = &e.ExitCode
-		case consulexec.EventLost:
-			out.Error = e.Err.Error()
 		}
-		r.addOutput(e.Node, parts[e.Node])
+		r.addOutput(e, parts[e.Node])
 		delete(parts, e.Node)
-		r.add(out)
+		r.add("", e)
 	}
 	result, err := r.exec.Wait()
 	for _, n := range result.Nodes {
-		if n.State == consulexec.StateRunning || n.State == consulexec.StateSkipped || n.State == consulexec.StateKilled {
-			r.addOutput(n.Node, parts[n.Node])
-			r.add(event{Type: n.State.String(), Node: n.Node})
+		if n.State != consulexec.StateExited {
+			r.addOutput(consulexec.Event{Time: time.Now(), Node: n.Node}, parts[n.Node])
+			r.add("", n)
 		}
 	}
-	end := event{Type: "end"}
-	if err != nil {
-		end.Error = err.Error()
-	} else if failed := result.Err(); failed != nil {
+	end := event{Type: "end", Time: time.Now()}
+	if failed := result.Err(); failed != nil {
 		end.Error = failed.Error()
 	}
-	r.add(end)
+	r.add("end", end)
 	r.err, r.ended = err, time.Now()
 	close(r.done)
 }
@@ -130,25 +114,25 @@ func cutCharacter(output []byte) (whole, part []byte) {
 	return output, nil
 }
 
-func (r *run) addOutput(node string, output []byte) {
+// addOutput records output of the node of an event, at its time.
+func (r *run) addOutput(e consulexec.Event, output []byte) {
 	if len(output) > 0 {
-		r.add(event{Type: "output", Node: node, Output: string(output)})
+		r.add("output", consulexec.Event{Type: consulexec.EventOutput, Time: e.Time, Node: e.Node, Output: output})
 	}
 }
 
-// add records an event for every reader. If the output exceeds maxOutput, it
-// drops the oldest.
-func (r *run) add(e event) {
-	e.Time = time.Now()
-	data, err := json.Marshal(e)
+// add records a message for every reader. Its kind is output, end or another. If
+// the output exceeds maxOutput, it drops the oldest.
+func (r *run) add(kind string, content any) {
+	data, err := json.Marshal(content)
 	if err != nil {
-		panic(err) // every field of an event can be encoded
+		panic(err) // all content can be encoded
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ids++
 	m := message{r.ids, data}
-	if e.Type != "output" {
+	if kind != "output" {
 		r.states = append(r.states, m)
 	} else {
 		r.outputs = append(r.outputs, m)
@@ -161,7 +145,7 @@ func (r *run) add(e event) {
 			r.outputs = r.outputs[1:]
 		}
 	}
-	if e.Type == "end" {
+	if kind == "end" {
 		r.last = m.id
 	}
 	close(r.more)

@@ -27,6 +27,7 @@ import (
 
 	"github.com/hashicorp/consul/api"
 
+	"github.com/consulexec/consulexec"
 	"github.com/consulexec/consulexec/exectest"
 )
 
@@ -100,6 +101,14 @@ func begin(t *testing.T, base string, o order) string {
 	return base + "/runs/" + answer.ID
 }
 
+// A received event has the fields of all messages that the tests look at.
+type received struct {
+	event
+	Node, Output, State string
+	OutputBase64        []byte `json:"output_base64"`
+	ExitCode            *int   `json:"exit_code"`
+}
+
 // A reader reads the events of a run.
 type reader struct {
 	t       *testing.T
@@ -135,7 +144,7 @@ func newReader(t *testing.T, body io.Reader) *reader {
 }
 
 // next returns the next event; ok is false at the end.
-func (r *reader) next() (e event, ok bool) {
+func (r *reader) next() (e received, ok bool) {
 	r.t.Helper()
 	for r.scanner.Scan() {
 		line := r.scanner.Text()
@@ -177,15 +186,16 @@ func (r *reader) all() (list []string) {
 	}
 }
 
-// until reads up to an event of the type and returns it.
-func (r *reader) until(kind string) event {
+// until reads up to an event of the type, or the result of a node with that
+// state, and returns it.
+func (r *reader) until(kind string) received {
 	r.t.Helper()
 	for {
 		e, ok := r.next()
 		if !ok {
 			r.t.Fatalf("no event %q", kind)
 		}
-		if e.Type == kind {
+		if e.Type == kind || e.State == kind {
 			return e
 		}
 	}
@@ -261,12 +271,12 @@ func TestCharacters(t *testing.T) {
 		if !ok {
 			break
 		}
-		output[e.Node] += e.Output
+		output[e.Node] += e.Output + string(e.OutputBase64)
 	}
 	if output["a"] != "x"+text {
 		t.Error("the output of a is cut within a character, or incomplete")
 	}
-	if !strings.HasPrefix(output["b"], "yes\uFFFD\uFFFD") {
+	if output["b"] != "yes\xff\xe2\x82" {
 		t.Errorf("bytes that are not UTF-8: %q", output["b"])
 	}
 }
@@ -486,9 +496,9 @@ func TestMuchOutput(t *testing.T) {
 func TestBatch(t *testing.T) {
 	r := &run{more: make(chan struct{})}
 	for i := range 1000 {
-		r.addOutput("a", []byte(strings.Repeat("x", 500)))
+		r.addOutput(consulexec.Event{Node: "a"}, []byte(strings.Repeat("x", 500)))
 		if i%10 == 0 {
-			r.add(event{Type: "ack", Node: fmt.Sprint(i)})
+			r.add("", consulexec.Event{Type: consulexec.EventAck, Node: fmt.Sprint(i)})
 		}
 	}
 	for seen := 0; seen < 1100; {

@@ -53,18 +53,15 @@ func uptime(ctx context.Context, client *api.Client) error {
 		consulexec.OnAck(func(node string) { fmt.Printf("%s: ack\n", node) }),
 		consulexec.OnOutput(func(node string, output []byte) { fmt.Printf("%s: output: %s", node, output) }),
 		consulexec.OnExit(func(node string, code int) { fmt.Printf("%s: exit %d\n", node, code) }),
-		consulexec.OnLost(func(node string, err error) { fmt.Printf("%s: %v\n", node, err) }),
+		consulexec.OnLost(func(_ string, err error) { fmt.Println(err) }),
 		consulexec.OnNoResponse(func(node string) { fmt.Printf("%s: no response\n", node) }),
 		consulexec.OnDone(func() { fmt.Println("done") }),
 	)
 	if err != nil {
 		return err
 	}
-	result, err := e.Run(ctx)
-	if err != nil {
-		return err
-	}
-	return result.Err()
+	result, _ := e.Run(ctx)
+	return result.Err() // which has the error of Run, too
 }
 
 // ownCluster starts a cluster for the flag -cluster. It is nil without that

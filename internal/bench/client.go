@@ -121,7 +121,7 @@ func (c *checker) options() []consulexec.Option {
 		consulexec.OnAck(c.ack),
 		consulexec.OnOutput(c.output),
 		consulexec.OnExit(c.exit),
-		consulexec.OnLost(func(node string, err error) { c.problem("%s: %v", node, err) }),
+		consulexec.OnLost(func(_ string, err error) { c.problem("%v", err) }),
 		consulexec.OnNoResponse(func(node string) { c.problem("%s: no response", node) }),
 	}
 	if !c.work.Real {

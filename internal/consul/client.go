@@ -133,11 +133,13 @@ func (c *Client) Try(ctx context.Context, op Operation, send func(ctx context.Co
 	case ctx.Err() != nil:
 		err = withReason(err, ContextError(ctx))
 	case context.Cause(bounded) == errNoAnswer:
-		err = withReason(err, fmt.Errorf("%w (%v)", errNoAnswer, op.Timeout))
+		err = unavailable{withReason(err, fmt.Errorf("%w (%v)", errNoAnswer, op.Timeout))}
 	case isDenied(err):
 		err = fmt.Errorf("%w: needs %s: %w", ErrPermissionDenied, op.Need, err)
 	case saysInvalidSession(err):
 		err = fmt.Errorf("%w: %w", ErrSessionLost, err)
+	case IsTransient(err):
+		err = unavailable{err}
 	}
 	return fmt.Errorf("%s%s: %w", op.Doing, c.In(), err)
 }

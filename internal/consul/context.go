@@ -19,10 +19,20 @@ func Sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// Within returns a context that ends after d at the latest. Work that d cuts
+// short has had no answer from Consul: its error is ErrUnavailable, not
+// context.DeadlineExceeded, which would be the caller's.
+func Within(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, d, errNoAnswer)
+}
+
 // ContextError returns the error of work that ended with ctx: the context's
 // error, with its cause if that is another.
 func ContextError(ctx context.Context) error {
 	cause := context.Cause(ctx)
+	if cause == errNoAnswer {
+		return unavailable{cause}
+	}
 	if errors.Is(cause, context.Canceled) || errors.Is(cause, context.DeadlineExceeded) {
 		return cause
 	}

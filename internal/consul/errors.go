@@ -18,7 +18,18 @@ var (
 
 	// ErrSessionLost is in the error of a request whose session is gone.
 	ErrSessionLost = errors.New("session lost")
+
+	// ErrUnavailable is in the error of a request that Consul did not serve,
+	// for a reason that a retry may mend.
+	ErrUnavailable = errors.New("unavailable")
 )
+
+// unavailable marks an error as ErrUnavailable. The text of the error says it
+// already.
+type unavailable struct{ error }
+
+func (e unavailable) Unwrap() error        { return e.error }
+func (e unavailable) Is(target error) bool { return target == ErrUnavailable }
 
 // HasStatus reports whether Consul answered a request with this HTTP status.
 func HasStatus(err error, code int) bool {

@@ -3,7 +3,6 @@ package runtest
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -88,8 +87,9 @@ func (r *Recorder) checkEvent(event consulexec.Event, last time.Time) {
 	if (event.Type == consulexec.EventOutput) != (event.Output != nil) {
 		r.tb.Errorf("%s with output %q", EventCall(event), event.Output)
 	}
-	var lost *consulexec.NodeError
-	if (event.Type == consulexec.EventLost) != (errors.As(event.Err, &lost) && lost.Node == event.Node) {
+	failed := event.Type == consulexec.EventLost || event.Type == consulexec.EventNoResponse || event.ExitCode != 0
+	node, isNode := event.Err.(*consulexec.NodeError)
+	if failed != (event.Err != nil) || failed && (!isNode || node.Node != event.Node || node.ExitCode != event.ExitCode && node.State == consulexec.StateExited) {
 		r.tb.Errorf("%s with error %v", EventCall(event), event.Err)
 	}
 	if event.Time.IsZero() || event.Time.Before(last) || time.Now().Before(event.Time) {

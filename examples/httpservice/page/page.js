@@ -97,15 +97,22 @@ function apply(event) {
 	}
 	const node = nodes.get(event.node) ?? add(event.node);
 	if (event.type === "output") {
-		const output = node.output + event.output;
+		const output = node.output + (event.output ?? decode(event.output_base64));
 		node.output = output.length > maxShown ? "…" + output.slice(1 - maxShown) : output;
 	} else {
-		node.state = {ack: "running", exit: "exited", running: "left running"}[event.type] ?? event.type;
-		node.code = event.exitCode;
-		node.reason = event.error;
+		const state = (event.state ?? event.type).replace("_", " "); // only the result of a node has a state
+		node.state = {ack: "running", exit: "exited", running: "left running"}[state] ?? state;
+		node.code = event.exit_code;
+		const known = `node ${event.node}: ` + (state === "exit" ? `exit status ${event.exit_code}` : state); // the row says it already
+		node.reason = event.error?.startsWith(known) ? event.error.slice(known.length) : "";
 	}
 	changed.add(node);
 	drawing ??= setTimeout(draw, 50); // one drawing for many events
+}
+
+// decode returns the text of output that is not UTF-8, and shows that it is not.
+function decode(base64) {
+	return new TextDecoder().decode(Uint8Array.from(atob(base64), (c) => c.charCodeAt(0)));
 }
 
 // add adds a node's row, in the order of names.
@@ -120,8 +127,8 @@ function add(name) {
 	text.tabIndex = 0; // lets the keyboard scroll it
 	const next = [...element("rows").rows].find((other) => other.cells[0].textContent > name);
 	element("rows").insertBefore(row, next ?? null);
-	const node = {state: "", output: "", draw() {
-		state.textContent = node.reason ? node.state + ": " + node.reason : node.state;
+	const node = {state: "", reason: "", output: "", draw() {
+		state.textContent = node.state + node.reason;
 		state.className = node.state === "exited" && node.code === 0 ? "good" : node.state === "running" ? "" : "bad";
 		code.textContent = node.code ?? "";
 		text.textContent = node.output;
