@@ -82,15 +82,24 @@ func (s *session) createFences(ctx context.Context, name string) (mayHaveOrphans
 func (s *session) read(ctx context.Context) (entry *api.SessionEntry, err error) {
 	op := consul.Operation{Doing: "read session " + s.id, Need: "session:read"}
 	err = s.Do(ctx, op, func(ctx context.Context) error {
-		var meta *api.QueryMeta
-		entry, meta, err = s.API.Session().Info(s.id, s.Query(ctx))
-		if err == nil {
-			err = consul.CheckAnswer(meta, entry == nil)
-		}
+		entry, err = s.lookUp(ctx)
 		return err
 	})
 	if err == nil && entry == nil {
 		err = fmt.Errorf("%s: %w", op.Doing, ErrSessionLost)
+	}
+	return entry, err
+}
+
+// lookUp returns the session's entry, or nil if there is none. It is certain: a
+// leader that has just been elected may not know a session yet, and says so to
+// all requests but consistent ones and those that write to keys.
+func (s *session) lookUp(ctx context.Context) (*api.SessionEntry, error) {
+	q := s.Query(ctx)
+	q.RequireConsistent = true
+	entry, meta, err := s.API.Session().Info(s.id, q)
+	if err == nil {
+		err = consul.CheckAnswer(meta, entry == nil)
 	}
 	return entry, err
 }
@@ -253,13 +262,19 @@ func (s *session) renew(ctx context.Context, patience time.Duration) error {
 	err := s.Do(ctx, op, func(ctx context.Context) error {
 		var entries []*api.SessionEntry
 		_, err := s.API.Raw().Write("/v1/session/renew/"+s.id, nil, &entries, s.Write(ctx))
-		switch {
-		case consul.SaysNoSession(err) && s.node != "":
-			return fmt.Errorf("%w: it is gone, perhaps with its node %q from the catalog", ErrSessionLost, s.node)
-		case consul.SaysNoSession(err):
-			return ErrSessionLost
+		if !consul.SaysNoSession(err) {
+			return err
 		}
-		return err
+		entry, err := s.lookUp(ctx)
+		switch {
+		case err != nil:
+			return err
+		case entry != nil:
+			return errUnknownYet
+		case s.node != "":
+			return fmt.Errorf("%w: it is gone, perhaps with its node %q from the catalog", ErrSessionLost, s.node)
+		}
+		return ErrSessionLost
 	})
 	if err != nil && ctx.Err() == nil && consul.IsTransient(err) {
 		return fmt.Errorf("%w: not renewed for %v: %w", ErrSessionLost, consul.SessionLife, err)
@@ -267,11 +282,22 @@ func (s *session) renew(ctx context.Context, patience time.Duration) error {
 	return err
 }
 
-// destroy ends the session. After that no agent can write under it.
+// errUnknownYet is the error of a request after which a session is still there.
+// The request is repeated.
+var errUnknownYet = errors.New("the leader does not know the session yet")
+
+// destroy ends the session, and makes sure of it. After that no agent can write
+// under it.
 func (s *session) destroy(ctx context.Context) error {
 	op := consul.Operation{Doing: "destroy session " + s.id, Need: "session:write", Timeout: consul.CleanUpTimeout}
 	err := s.Do(ctx, op, func(ctx context.Context) error {
-		_, err := s.API.Session().Destroy(s.id, s.Write(ctx))
+		if _, err := s.API.Session().Destroy(s.id, s.Write(ctx)); err != nil {
+			return err
+		}
+		entry, err := s.lookUp(ctx)
+		if err == nil && entry != nil {
+			err = errUnknownYet
+		}
 		return err
 	})
 	if err == nil {

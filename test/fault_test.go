@@ -466,6 +466,24 @@ func TestFencesLost(t *testing.T) {
 	})
 }
 
+// TestNewLeader has a leader that was just elected deny that there is a session,
+// as it has not read all of its log yet. It denies that at one renewal, and it
+// destroys nothing at first.
+func TestNewLeader(t *testing.T) {
+	t.Parallel()
+	runtest.Bubble(t, []exectest.Option{runtest.Node("a", runtest.Counts(20))}, func(t *testing.T, srv *exectest.Server) {
+		for path, answer := range map[string]exectest.Action{
+			"/v1/session/renew/":   exectest.Respond(http.StatusNotFound, "Session id 'x' not found"),
+			"/v1/session/destroy/": exectest.Respond(http.StatusOK, "true"),
+		} {
+			srv.Fault(exectest.Fault{Match: exectest.Path("PUT", path), Times: 2, Do: answer})
+		}
+		if _, result, err := runtest.Execute(t, srv.Client(), "x", consulexec.WithRecovery(time.Minute)); err != nil || result.Err() != nil || result.Nodes[0].Recovered > 0 {
+			t.Errorf("error %v, %v, %+v", err, result.Err(), result.Nodes)
+		}
+	})
+}
+
 // TestSessionLostAtDeadline destroys the session just before silence ends the
 // run. The run reports the lost session, not the silence.
 func TestSessionLostAtDeadline(t *testing.T) {
