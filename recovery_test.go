@@ -61,6 +61,9 @@ func TestOneStream(t *testing.T) {
 		got += string(before) + string(output)
 	}
 	output("", "0123")
+	if s.isCertain("a", "", 0, "") {
+		t.Error("a status without a note counts")
+	}
 	s.suspect(s.nodes["a"], errGaveUp)
 	if names, from := asks(s, "2", at(2)); len(names) != 1 || from != 4 {
 		t.Fatalf("asked %q from %d", names, from)
@@ -144,6 +147,10 @@ func TestShortRecovery(t *testing.T) {
 	s, at := recovering(t, time.Second, "a")
 	if _, _, silent := s.overdue(at(14)); len(silent) > 0 {
 		t.Error("lost before the lost timeout")
+	}
+	s.suspectSilent(at(15))
+	if _, _, silent := s.overdue(at(15)); len(silent) > 0 {
+		t.Error("lost before it was asked")
 	}
 	if names, _ := asks(s, "2", at(15)); len(names) != 1 {
 		t.Error("not asked")

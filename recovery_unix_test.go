@@ -133,10 +133,51 @@ func TestRecoveryOutage(t *testing.T) {
 				time.AfterFunc(5*time.Minute, end)
 			}
 		}
-		// The scripted node does not know what an ask is.
 		result, err := rec.Run(t.Context(), "x", consulexec.WithRecovery(10*time.Minute))
-		if err != nil || runtest.States(result) != "a: lost" {
+		if err != nil || runtest.States(result) != "a: exit 0" {
 			t.Errorf("error %v, states %s", err, runtest.States(result))
+		}
+	})
+}
+
+// TestRecoverySecondCopy has an agent give up before it has written any output.
+// It gets the job again when the command has ended. That is there as long as the
+// other node has not answered.
+func TestRecoverySecondCopy(t *testing.T) {
+	h := func(_ context.Context, j *exectest.Job) int {
+		_, _ = j.Output.Write([]byte("up"))
+		j.Silence()
+		return 7
+	}
+	nodes := []exectest.Option{runtest.Node("a", h, exectest.AckAfter(time.Second), exectest.RepeatEvents(1)), runtest.Node("off", runtest.Up, exectest.ExecDisabled())}
+	runtest.Bubble(t, nodes, func(t *testing.T, srv *exectest.Server) {
+		_, result, err := runtest.Execute(t, srv.Client(), "x", consulexec.WithRecovery(time.Minute), consulexec.WithAckTimeout(20*time.Second))
+		if a, _ := result.Node("a"); err != nil || a.ExitCode != 7 || string(a.Output) != "up" {
+			t.Errorf("error %v, %+v", err, a)
+		}
+	})
+}
+
+// TestRecoveryOverwritten has a second copy of the job write a heartbeat over
+// output that was not read yet.
+func TestRecoveryOverwritten(t *testing.T) {
+	h := func(ctx context.Context, j *exectest.Job) int {
+		runtest.Sleeps(time.Second)(ctx, j)
+		j.Put("x", nil) // ends the listing that waits
+		_, _ = j.Output.Write([]byte("up"))
+		runtest.Sleeps(time.Second)(ctx, j)
+		j.Put("a/out/00000", nil)
+		runtest.Sleeps(5*time.Second)(ctx, j)
+		return 7
+	}
+	runtest.Bubble(t, []exectest.Option{runtest.Node("a", h)}, func(t *testing.T, srv *exectest.Server) {
+		begun := time.Now()
+		srv.Fault(exectest.Fault{Do: exectest.Refuse, Match: func(r *http.Request) bool {
+			return r.Method == "GET" && time.Since(begun) >= time.Second && time.Since(begun) < 3*time.Second
+		}})
+		_, result, err := runtest.Execute(t, srv.Client(), "x", consulexec.WithRecovery(time.Minute), consulexec.WithWait(time.Hour))
+		if a, _ := result.Node("a"); err != nil || a.ExitCode != 7 || string(a.Output) != "up" {
+			t.Errorf("error %v, %+v", err, a)
 		}
 	})
 }

@@ -166,7 +166,7 @@ func TestTokenLost(t *testing.T) {
 // TestTokenKill has the killer of a cancelled run use the run's token, in each
 // datacenter its own.
 func TestTokenKill(t *testing.T) {
-	k := newKillable()
+	var k killable
 	nodes := []exectest.Option{runtest.Node("a", k.run), exectest.Datacenter("dc2", runtest.Node("far", k.run))}
 	runtest.Bubble(t, nodes, func(t *testing.T, srv *exectest.Server) {
 		w := watchTokens(srv)

@@ -31,8 +31,12 @@ func (a *agent) once() {
 func TestSecondCopy(t *testing.T) {
 	eachShell(t, func(t *testing.T, sh nodeShell) {
 		t.Parallel()
-		for _, kind := range []Spec{{Command: waits}, {Script: []byte(waits), Stdin: []byte("a")}} {
+		for _, kind := range []Spec{{Command: waits}, {Script: []byte(waits), Stdin: []byte("a")}, keeping(Spec{Command: waits})} {
 			a, id := newAgent(t), runID()
+			want := "a\n"
+			if kind.Keep > 0 {
+				want += string(NoteEnded.Text(id))
+			}
 			job := sh.kept(killable(kind), id)
 			first := a.start(job)
 			first.until("up")
@@ -44,7 +48,7 @@ func TestSecondCopy(t *testing.T) {
 				t.Errorf("second copy, while it runs: exit status %d, output %q", code, output)
 			}
 			a.file("go", nil)
-			if output, code := first.wait(); output != "a\n" || code != 3 {
+			if output, code := first.wait(); output != want || code != 3 {
 				t.Errorf("first copy: exit status %d, output %q", code, output)
 			}
 			if output, code := a.run(job); output != "" || code != 3 {

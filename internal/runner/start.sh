@@ -30,7 +30,10 @@ shift 5
 # fail ends a run that has not begun.
 fail() {
 	echo "consulexec: not run: $1"
-	[ -z "$cx_keep" ] || { (echo "consulexec: not run: $1" >"$cx_dir/kept") && mv "$cx_dir/kept" "$cx_dir/kept-whole"; } 2>/dev/null
+	[ -z "$cx_keep" ] || {
+		note ended
+		(echo "consulexec: not run: $1" >"$cx_dir/kept") && mv "$cx_dir/kept" "$cx_dir/kept-whole"
+	} 2>/dev/null
 	rm -f "$cx_dir/script" "$cx_dir/input"
 	mkdir "$cx_dir/exit-126--ended"
 	sweep
@@ -43,13 +46,15 @@ exit_ended() {
 	[ -z "$cx_ended" ] || exit "${cx_ended%%-*}"
 }
 
-# A second copy of the job ends with the status, if that is known, but not before
-# the first one's agent has had time to write the output. Otherwise a signal ends
-# it, before its agent could write a heartbeat over the output of the first one.
+# A second copy of the job must end before its agent could write a heartbeat over
+# the output of the first one: by a signal if there is no status yet. If there is,
+# the first one's agent may still be writing, or may have failed to. With cx_keep
+# the run sees that, as it waits for a note. Otherwise the copy leaves that agent
+# time to write.
 claim
 case $? in
 1)
-	[ -z "$(ended)" ] || sleep 1
+	[ -n "$cx_keep" ] || [ -z "$(ended)" ] || sleep 1
 	exit_ended
 	kill -KILL $$
 	;;
