@@ -33,7 +33,7 @@ func TestTimedOut(t *testing.T) {
 		{"note alone", limit, []string{"NOTE"}, exits(124), `exit 124, timed out`, "node a: exit status 124: timed out after 1h0m0s"},
 		{"note in three", limit, []string{"upNO", "T", "E"}, exits(124), `output "up", line "up", exit 124, timed out`, "node a: exit status 124: timed out after 1h0m0s"},
 		{"status of its own", limit, []string{"up\n"}, exits(124), `output "up\n", line "up", exit 124`, "node a: exit status 124"},
-		{"another status", limit, []string{"up", "NOTE"}, exits(0), `output "up", line "up", exit 0, timed out`, "node a: exit status 0: timed out after 3s"},
+		{"another status", limit, []string{"up", "NOTE"}, exits(0), `output "up", line "up", exit 0, timed out`, "node a: exit status 0: timed out after 1h0m0s"},
 		{"part of the note", limit, []string{"up\n", "aNO"}, exits(124), `output "up\n", line "up", output "a", output "NO", line "aNO", exit 124`, "node a: exit status 124"},
 		{"more after the note", limit, []string{"NOTE", "\n"}, exits(124), `output "NOTE", output "\n", line "NOTE", exit 124`, "node a: exit status 124"},
 		{"lost", limit, []string{"up", "NO"}, dies, `output "up", output "NO", line "upNO", lost`, "node a: lost: silent for 3s, and serfHealth is critical"},
