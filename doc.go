@@ -46,6 +46,25 @@
 // session_ttl_min is over 15 seconds, it is twice that, and eight times that for
 // fences.
 //
+// # Options by subject
+//
+//   - How to reach Consul: [WithClient] or [WithConfig], otherwise the
+//     environment; [WithToken], [WithDatacenter], [WithPrefix]; [WithLogger].
+//   - Which nodes: [WithNodes]; what the agents match: [WithNode], [WithService],
+//     [WithTag]; what the catalog selects: [WithFilter], [WithHealthyService],
+//     [WithoutDiscovery]; how many: [WithLimit], [WithMinNodes]. [Exec.Targets]
+//     says which nodes that makes.
+//   - What runs there: the command of [New], [WithScript] or [WithArgs];
+//     [WithShell], [WithEnv], [WithDir], [WithStdin].
+//   - Bounds of the command on a node: [WithTimeout], [WithMaxOutput],
+//     [WithKillOnCancel]. The bound of the run is its context's deadline.
+//   - One after the other: [WithConcurrency], [WithConcurrencyPercent],
+//     [WithMaxFailures].
+//   - What to wait for: [WithAckTimeout], [WithLostTimeout], [WithRecovery],
+//     [WithWait], [WithReplicationWait].
+//   - What comes back: callbacks such as [OnLine] and [OnExit], or [Exec.Events];
+//     [WithCapture], [Result.Groups].
+//
 // # Gossip, fences and running twice
 //
 // Gossip, which carries the event, may miss a node: each agent passes it on a
@@ -139,7 +158,8 @@
 // command twice. If the nodes are not known, it is fired again only if Consul
 // says that it did nothing. An agent that lost its server meanwhile may say so of
 // its second try only. An agent whose write fails in such a time gives up and
-// falls silent: its node is lost.
+// falls silent: its node is lost. With [WithRecovery] the run asks such nodes, and
+// it outlives its session.
 //
 // # What Consul's agents do not do
 //

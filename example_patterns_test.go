@@ -51,6 +51,42 @@ func ExampleExec_Events_gate() {
 	// web-3 skipped
 }
 
+// Callbacks add up. So a program can have options for its metrics beside those of
+// each run. Their callbacks come first if they are given first.
+func ExampleOnExit() {
+	srv := exectest.NewServer(
+		exectest.Node("web-1", exectest.Run(exectest.Answer("", 0))),
+		exectest.Node("web-2", exectest.Run(exectest.Answer("", 3))),
+	)
+	defer srv.Close()
+
+	failures := 0 // such as a counter of Prometheus
+	metrics := []consulexec.Option{
+		consulexec.OnExit(func(_ string, code int) {
+			if code != 0 {
+				failures++
+			}
+		}),
+		consulexec.OnLost(func(string, error) { failures++ }),
+	}
+	e, err := consulexec.New("upgrade", append(metrics,
+		consulexec.WithClient(srv.Client()),
+		consulexec.WithConcurrency(1),
+		consulexec.OnExit(func(node string, code int) { fmt.Println(node, "exits with", code) }),
+	)...)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := e.Run(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("failures:", failures)
+	// Output:
+	// web-1 exits with 0
+	// web-2 exits with 3
+	// failures: 1
+}
+
 // Two bounds: WithTimeout ends a command that takes too long, node by node, and
 // its status is reported. A deadline of the context ends the whole run. By then
 // every node should have been reported: it is the bound of last resort, for
