@@ -120,13 +120,13 @@ func TestKillNobody(t *testing.T) {
 	})
 }
 
-// TestKillFails cancels a run whose command cannot be ended. Its error is that the
+// TestKillFails cancels a run whose command cannot be ended, as its agent is dead. Its error is that the
 // run was cancelled, not that a deadline passed.
 func TestKillFails(t *testing.T) {
 	runtest.Bubble(t, []exectest.Option{runtest.Node("a", exectest.NeverExit)}, func(t *testing.T, srv *exectest.Server) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		time.AfterFunc(time.Second, cancel)
+		time.AfterFunc(time.Second, func() { srv.Kill("a"); cancel() })
 		_, err := runtest.NewRecorder(t, srv.Client()).Run(ctx, "x", consulexec.WithKillOnCancel())
 		var nodeErr *consulexec.NodeError
 		if !errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || !errors.As(err, &nodeErr) || nodeErr.Node != "a" {

@@ -2,7 +2,6 @@ package consulexec_test
 
 import (
 	"context"
-	"maps"
 	"runtime"
 	"slices"
 	"sync"
@@ -11,37 +10,29 @@ import (
 
 	"github.com/consulexec/consulexec"
 	"github.com/consulexec/consulexec/exectest"
-	"github.com/consulexec/consulexec/internal/runner"
 	"github.com/consulexec/consulexec/internal/runtest"
 )
 
-// killable is what nodes run: commands that go on for an hour, and the killers
-// that end them.
+// killable is what nodes run: commands that go on for an hour if nobody ends
+// them.
 type killable struct {
-	mu      sync.Mutex // guards the fields below
-	running map[string]context.CancelFunc
-	killed  []string // nodes whose command a killer has ended
+	mu           sync.Mutex // guards the fields below
+	began, ended []string   // nodes
 }
 
-func newKillable() *killable { return &killable{running: make(map[string]context.CancelFunc)} }
-
-// run is the Handler of each node. The first job on a node is the command, and
-// the second is the killer.
+// run is the Handler of each node.
 func (k *killable) run(ctx context.Context, j *exectest.Job) int {
-	ctx, end := context.WithCancel(ctx)
-	defer end()
 	k.mu.Lock()
-	if endCommand := k.running[j.Node]; endCommand != nil {
-		defer k.mu.Unlock()
-		endCommand()
-		k.killed = append(k.killed, j.Node)
-		return runner.Ended
-	}
-	k.running[j.Node] = end
+	k.began = append(k.began, j.Node)
 	k.mu.Unlock()
 	_, _ = j.Output.Write([]byte("begun\n"))
 	runtest.Sleeps(time.Hour)(ctx, j)
-	return 143
+	if ctx.Err() != nil {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.ended = append(k.ended, j.Node)
+	}
+	return 0
 }
 
 // check compares the nodes whose command began, and those whose command was
@@ -50,10 +41,10 @@ func (k *killable) check(t *testing.T, want ...string) {
 	t.Helper()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	began := slices.Sorted(maps.Keys(k.running))
-	slices.Sort(k.killed)
-	if !slices.Equal(began, want) || !slices.Equal(k.killed, want) {
-		t.Errorf("commands began on %v and were ended on %v, want %v", began, k.killed, want)
+	slices.Sort(k.began)
+	slices.Sort(k.ended)
+	if !slices.Equal(k.began, want) || !slices.Equal(k.ended, want) {
+		t.Errorf("commands began on %v and were ended on %v, want %v", k.began, k.ended, want)
 	}
 }
 
@@ -102,7 +93,7 @@ func TestKillAfterPanic(t *testing.T) {
 				},
 			} {
 				t.Run(name+" at "+at+" of "+how, func(t *testing.T) {
-					k := newKillable()
+					k := new(killable)
 					runtest.Bubble(t, []exectest.Option{runtest.Node("a", k.run), runtest.Node("b", k.run)}, func(t *testing.T, srv *exectest.Server) {
 						rec := runtest.NewRecorder(t, srv.Client())
 						rec.Hook = func(call string) {
@@ -126,7 +117,7 @@ func TestKillAfterPanic(t *testing.T) {
 
 // TestKillAfterGoexit ends the goroutine that Start has begun.
 func TestKillAfterGoexit(t *testing.T) {
-	k := newKillable()
+	k := new(killable)
 	runtest.Bubble(t, []exectest.Option{runtest.Node("a", k.run)}, func(t *testing.T, srv *exectest.Server) {
 		e, err := consulexec.New("x", consulexec.WithClient(srv.Client()), consulexec.WithKillOnCancel(), consulexec.OnAck(func(string) { runtime.Goexit() }))
 		if err != nil {
@@ -168,7 +159,7 @@ func TestKillInAllDatacenters(t *testing.T) {
 	for name, end := range aborts {
 		for _, at := range []string{"ack far", "output a"} {
 			t.Run(name+" at "+at, func(t *testing.T) {
-				k := newKillable()
+				k := new(killable)
 				runtest.Bubble(t, []exectest.Option{
 					runtest.Node("a", k.run), runtest.Node("b", k.run),
 					exectest.Datacenter("dc2", runtest.Node("far", k.run)),

@@ -18,7 +18,7 @@ import (
 // TestTimedOut has nodes whose output ends with the runner's note, or looks as if
 // it did. NOTE stands for the note, and each text is a chunk.
 func TestTimedOut(t *testing.T) {
-	limit := []consulexec.Option{consulexec.WithTimeout(3 * time.Second)}
+	limit := []consulexec.Option{consulexec.WithTimeout(time.Hour)}
 	exits := func(code int) func(*exectest.Job) int { return func(*exectest.Job) int { return code } }
 	for _, test := range []struct {
 		name    string
@@ -28,9 +28,9 @@ func TestTimedOut(t *testing.T) {
 		want    string // outputs, lines and the end
 		err     string
 	}{
-		{"note", limit, []string{"up\n", "a\nbNOTE"}, exits(124), `output "up\n", line "up", output "a\nb", line "a", line "b", exit 124, timed out`, "node a: exit status 124: timed out after 3s"},
-		{"note alone", limit, []string{"NOTE"}, exits(124), `exit 124, timed out`, "node a: exit status 124: timed out after 3s"},
-		{"note in three", limit, []string{"upNO", "T", "E"}, exits(124), `output "up", line "up", exit 124, timed out`, "node a: exit status 124: timed out after 3s"},
+		{"note", limit, []string{"up\n", "a\nbNOTE"}, exits(124), `output "up\n", line "up", output "a\nb", line "a", line "b", exit 124, timed out`, "node a: exit status 124: timed out after 1h0m0s"},
+		{"note alone", limit, []string{"NOTE"}, exits(124), `exit 124, timed out`, "node a: exit status 124: timed out after 1h0m0s"},
+		{"note in three", limit, []string{"upNO", "T", "E"}, exits(124), `output "up", line "up", exit 124, timed out`, "node a: exit status 124: timed out after 1h0m0s"},
 		{"status of its own", limit, []string{"up\n"}, exits(124), `output "up\n", line "up", exit 124`, "node a: exit status 124"},
 		{"another status", limit, []string{"up", "NOTE"}, exits(0), `output "up", line "up", exit 0`, ""},
 		{"part of the note", limit, []string{"up\n", "aNO"}, exits(124), `output "up\n", line "up", output "a", output "NO", line "aNO", exit 124`, "node a: exit status 124"},

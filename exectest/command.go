@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"slices"
 	"syscall"
+
+	"github.com/consulexec/consulexec/internal/runner"
 )
 
 // RunCommand is the [Handler] that runs the job on this machine, as an agent
@@ -32,6 +34,9 @@ import (
 // earlier commands. On Linux it then kills every process that started with the
 // TMPDIR or the EXECTEST_NODE of one of its nodes. The command has both.
 func RunCommand(ctx context.Context, j *Job) int {
+	if j.guard != nil {
+		j.guard.stepOut()
+	}
 	s := j.agent.srv
 	dir, err := s.beginCommand(j.agent.node)
 	if err != nil {
@@ -104,20 +109,24 @@ func (s *Server) beginCommand(n *node) (dir string, err error) {
 // command returns the command to run, and a function that removes the script's
 // file in dir.
 func command(j *Job, dir string) (cmd *exec.Cmd, remove func(), err error) {
+	job := runner.Job{Command: j.Command, Args: j.Args, Script: j.Script}
+	if j.guard != nil {
+		job = j.raw
+	}
 	script, remove := "", func() {}
-	if len(j.Script) > 0 {
-		if script, err = writeScript(j.Script, dir); err != nil {
+	if len(job.Script) > 0 {
+		if script, err = writeScript(job.Script, dir); err != nil {
 			return nil, nil, err
 		}
 		remove = func() { os.Remove(script) }
 	}
 	switch {
-	case len(j.Args) > 0:
-		return exec.Command(j.Args[0], j.Args[1:]...), remove, nil
+	case len(job.Args) > 0:
+		return exec.Command(job.Args[0], job.Args[1:]...), remove, nil
 	case script != "":
 		return shell(script), remove, nil
 	default:
-		return shell(j.Command), remove, nil
+		return shell(job.Command), remove, nil
 	}
 }
 

@@ -12,7 +12,8 @@
 // agent does. It reads the job, writes its ack and runs the command. It writes
 // output, heartbeats and the exit status under the job's session. By default
 // the command really runs, on this machine. A [Handler] replaces the command if
-// a test scripts the node.
+// a test scripts the node: the node still does what the options of consulexec
+// need, such as the timeout.
 //
 // # Time
 //
@@ -91,7 +92,8 @@ type cluster struct {
 // one node named localhost.
 func Node(name string, opts ...NodeOption) Option {
 	return func(c *cluster) {
-		n := &node{name: name, dc: c.dc, id: newID(), run: RunCommand, alive: true}
+		n := &node{name: name, dc: c.dc, id: newID(), alive: true, guards: make(map[string]*guard)}
+		n.ctx, n.killAll = context.WithCancel(c.srv.ctx)
 		n.address = fmt.Sprintf("127.0.%d.%d", (len(c.dc.nodes)+10)/250, (len(c.dc.nodes)+10)%250+1)
 		for _, opt := range opts {
 			opt(n)
@@ -261,6 +263,22 @@ func (s *Server) Kill(name string) {
 	n.dc.setAlive(n, false)
 }
 
+// KillControlGroup ends the node's agent as [Server.Kill] does, and all of the
+// node's commands with it: the contexts of their Handlers end. That is what a
+// service manager does that ends the agent's whole control group
+// (KillMode=control-group of systemd), and what happens if the node is rebooted.
+func (s *Server) KillControlGroup(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.node(name)
+	n.dc.setAlive(n, false)
+	n.killAll()
+	n.ctx, n.killAll = context.WithCancel(s.ctx)
+	for _, g := range n.guards {
+		g.die()
+	}
+}
+
 // Start starts the agent of a node that is down. The agent knows no earlier
 // jobs. Start panics if no node has the name.
 func (s *Server) Start(name string) {
@@ -270,8 +288,9 @@ func (s *Server) Start(name string) {
 	n.dc.setAlive(n, true)
 }
 
-// Executions returns how often the node has started a command. It panics if no
-// node has the name.
+// Executions returns how often the node has started a command. Jobs of the
+// library that end a command or ask for its output do not count, nor do copies
+// of a job that a scripted node turns away. It panics if no node has the name.
 func (s *Server) Executions(name string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

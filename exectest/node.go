@@ -9,6 +9,8 @@ import (
 	"path"
 	"strconv"
 	"time"
+
+	"github.com/consulexec/consulexec/internal/runner"
 )
 
 const (
@@ -35,14 +37,17 @@ type node struct {
 	external          bool
 	execDisabled      bool
 	ackDelay          time.Duration
-	repeats           int // how many more copies of each event reach the node
-	run               Handler
+	repeats           int     // how many more copies of each event reach the node
+	run               Handler // nil if RunCommand runs all jobs
 
 	alive       bool
 	misses      int // how many more events miss the node
 	generation  int // of its agent; grows when the agent starts or ends
 	executions  int
-	tempDir     string // empty until its first command
+	ctx         context.Context    // of the node's commands
+	killAll     context.CancelFunc // ends ctx
+	guards      map[string]*guard  // by the run's ID
+	tempDir     string             // empty until its first command
 	createIndex uint64
 	modifyIndex uint64
 }
@@ -65,7 +70,8 @@ func WithNamedService(id, name string, tags ...string) NodeOption {
 	return func(n *node) { n.services = append(n.services, service{id: id, name: name, tags: tags}) }
 }
 
-// Run sets the Handler of the node's jobs. The default is [RunCommand].
+// Run sets the Handler of the node's jobs. The default is [RunCommand] for all of
+// them.
 func Run(h Handler) NodeOption { return func(n *node) { n.run = h } }
 
 // AckAfter sets how long a job's event takes to reach the node. The default is
@@ -109,9 +115,30 @@ func ConsulServer() NodeOption { return func(n *node) { n.consulServer = true } 
 
 // A Handler runs a job on a node, between ack and exit, and returns the exit
 // status. Each job has its own goroutine, so Handlers of several jobs run at
-// once. The context ends only with [Server.Close], which waits for every
-// Handler. An agent never kills a command: a Handler runs on after its session
-// or agent has ended, and nobody sees its output.
+// once. An agent never ends a command: a Handler runs on after its session or
+// agent has ended. The context ends with [Server.KillControlGroup] and with
+// [Server.Close], which waits for every Handler.
+//
+// # Jobs under the runner
+//
+// The options WithScript, WithEnv, WithDir, WithStdin, WithMaxOutput,
+// WithTimeout, WithKillOnCancel and WithRecovery of consulexec wrap the command
+// in a shell program, the runner. A node with a Handler plays the runner's part.
+// The Handler gets the command itself, and is called once for each run, however
+// often the node gets the job. The node
+//
+//   - ends the context after the timeout, or for a job of WithKillOnCancel,
+//     where a real command gets SIGTERM. The status is then 124 after the timeout
+//     and 143 otherwise, whatever the Handler returns. A Handler that has not
+//     returned 5 s later counts as ended by SIGKILL: nothing that it does after
+//     that is seen, and 137 takes the place of 143;
+//   - passes on as much output as WithMaxOutput allows;
+//   - reports the lowest 8 bits of other statuses, as a shell does;
+//   - keeps output and status for WithRecovery, and answers when it is asked. It
+//     forgets a run at the time at which a real node does; a run that
+//     KillControlGroup has ended, two minutes later.
+//
+// If the Handler calls [RunCommand], the node's real shells do all that instead.
 type Handler func(ctx context.Context, j *Job) int
 
 // A Job is one execution of a job on one node.
@@ -120,31 +147,37 @@ type Job struct {
 	Prefix  string
 	Session string
 
-	// The agent runs Args if not empty, otherwise Script if not empty,
-	// otherwise Command. If it has Args and Script, the program in Args finds
-	// Script in a file: see [RunCommand].
+	// The agent runs Args if not empty, otherwise Script if not empty, otherwise
+	// Command. If it has Args and Script, the program in Args finds Script in a
+	// file: see [RunCommand]. WithShell of consulexec sets Args for a command.
 	//
-	// The options WithScript, WithTimeout, WithKillOnCancel, WithRecovery, WithEnv,
-	// WithDir, WithStdin and WithMaxOutput of consulexec set both. Args then is a shell
-	// program with its arguments, among which are the command or the arguments
-	// given. Script is that program's data: a header line, the script, the
-	// input and the environment. When a run WithKillOnCancel is cancelled, the
-	// Handler is also called for the job that ends the command. With WithRecovery it
-	// is called for each job that asks a node for its output; RunCommand can answer
-	// that.
+	// Under the runner they are what the caller of consulexec has given: a
+	// command, a program with arguments, or a script whose arguments Args are.
 	Command string
 	Args    []string
 	Script  []byte
+
+	// These are the values of WithEnv, WithDir, WithStdin and WithTimeout of
+	// consulexec, or zero. Timeout is in whole seconds, rounded up. It is up to the
+	// Handler what they mean, except that Timeout ends its context.
+	Env     map[string]string
+	Dir     string
+	Stdin   []byte
+	Timeout time.Duration
+
 	// Wait is the heartbeat interval without output. It kills nothing.
 	Wait time.Duration
 
 	// Output takes the command's stdout and stderr. As an agent does, it sends
 	// a chunk when 4096 bytes are written, and a partial one 500 ms after the
-	// last write. Without output the agent writes a heartbeat every Wait.
-	// Writes never fail and are safe for concurrent use.
+	// last write. Without output the agent writes a heartbeat every Wait. Under
+	// the runner, its limit of output comes first. Writes never fail and are safe
+	// for concurrent use.
 	Output io.Writer
 
 	agent *agent
+	raw   runner.Job // as the agent has it
+	guard *guard     // of the run, if the node plays the runner
 }
 
 // Die ends the node's agent at once, as [Server.Kill] does. The Handler runs
@@ -224,15 +257,12 @@ func (a *agent) execute() {
 	if !ok || !a.report("ack", nil) {
 		return
 	}
-	a.srv.mu.Lock()
-	a.node.executions++
-	a.srv.mu.Unlock()
-
 	exited := make(chan int, 1)
+	run := a.prepare(j)
 	a.srv.start(func() {
 		code := 1
 		defer func() { exited <- code }()
-		code = a.node.run(a.srv.ctx, j)
+		code = run()
 	})
 	code, ok := a.follow(j.Wait, exited)
 	if !ok {
@@ -315,18 +345,18 @@ func (a *agent) readJob() (*Job, bool) {
 	if e == nil || a.generation != a.node.generation {
 		return nil, false
 	}
-	j := &Job{Node: a.node.name, Prefix: a.job.Prefix, Session: a.job.Session, Output: a, agent: a}
 	var spec struct {
-		Command string
-		Args    []string
-		Script  []byte
-		Wait    time.Duration
+		runner.Job
+		Wait time.Duration
 	}
 	if err := json.Unmarshal(e.Value, &spec); err != nil {
 		return nil, false
 	}
-	j.Command, j.Args, j.Script, j.Wait = spec.Command, spec.Args, spec.Script, spec.Wait
-	return j, true
+	return &Job{
+		Node: a.node.name, Prefix: a.job.Prefix, Session: a.job.Session,
+		Command: spec.Command, Args: spec.Args, Script: spec.Script, Wait: spec.Wait,
+		Output: a, agent: a, raw: spec.Job,
+	}, true
 }
 
 // report writes a key below the node's name.
