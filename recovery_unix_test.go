@@ -139,3 +139,21 @@ func TestRecoveryOutage(t *testing.T) {
 		}
 	})
 }
+
+// TestRecoverySecondCopy has an agent give up before it has written any output.
+// It gets the job again when the command has ended. That is there as long as the
+// other node has not answered.
+func TestRecoverySecondCopy(t *testing.T) {
+	h := func(_ context.Context, j *exectest.Job) int {
+		_, _ = j.Output.Write([]byte("up"))
+		j.Silence()
+		return 7
+	}
+	nodes := []exectest.Option{runtest.Node("a", h, exectest.AckAfter(time.Second), exectest.RepeatEvents(1)), runtest.Node("off", runtest.Up, exectest.ExecDisabled())}
+	runtest.Bubble(t, nodes, func(t *testing.T, srv *exectest.Server) {
+		_, result, err := runtest.Execute(t, srv.Client(), "x", consulexec.WithRecovery(time.Minute), consulexec.WithAckTimeout(20*time.Second))
+		if a, _ := result.Node("a"); err != nil || a.ExitCode != 7 || string(a.Output) != "up" {
+			t.Errorf("error %v, %+v", err, a)
+		}
+	})
+}

@@ -253,6 +253,9 @@ func (g *guard) turnAway() int {
 		return runner.TurnedAway
 	}
 	sleep(g.agent.srv.ctx, copyDelay)
+	if g.spec.Keep > 0 {
+		return 255 // as an agent that gives up, so that the run asks
+	}
 	return status
 }
 

@@ -31,8 +31,11 @@ func (a *agent) once() {
 func TestSecondCopy(t *testing.T) {
 	eachShell(t, func(t *testing.T, sh nodeShell) {
 		t.Parallel()
-		for _, kind := range []Spec{{Command: waits}, {Script: []byte(waits), Stdin: []byte("a")}} {
-			a, id := newAgent(t), runID()
+		for _, kind := range []Spec{{Command: waits}, {Script: []byte(waits), Stdin: []byte("a")}, keeping(Spec{Command: waits})} {
+			a, id, afterEnd := newAgent(t), runID(), 3
+			if kind.Keep > 0 {
+				afterEnd = 255 // so that the run asks for the output
+			}
 			job := sh.kept(killable(kind), id)
 			first := a.start(job)
 			first.until("up")
@@ -47,8 +50,8 @@ func TestSecondCopy(t *testing.T) {
 			if output, code := first.wait(); output != "a\n" || code != 3 {
 				t.Errorf("first copy: exit status %d, output %q", code, output)
 			}
-			if output, code := a.run(job); output != "" || code != 3 {
-				t.Errorf("second copy, after the end: exit status %d, output %q", code, output)
+			if output, code := a.run(job); output != "" || code != afterEnd {
+				t.Errorf("second copy, after the end: exit status %d, output %q, want %d", code, output, afterEnd)
 			}
 			a.once()
 			if output, code := a.run(sh.end(id)); output != "" || code != Ended {

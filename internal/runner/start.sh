@@ -44,12 +44,17 @@ exit_ended() {
 }
 
 # A second copy of the job ends with the status, if that is known, but not before
-# the first one's agent has had time to write the output. Otherwise a signal ends
-# it, before its agent could write a heartbeat over the output of the first one.
+# the first one's agent has had time to write the output. That agent may have
+# failed to. So if the run can ask for the output, the copy reports what an agent
+# reports that gives up. If there is no status, a signal ends the copy, before its
+# agent could write a heartbeat over the output of the first one.
 claim
 case $? in
 1)
-	[ -z "$(ended)" ] || sleep 1
+	if [ -n "$(ended)" ]; then
+		sleep 1
+		[ -z "$cx_keep" ] || exit 255
+	fi
 	exit_ended
 	kill -KILL $$
 	;;
