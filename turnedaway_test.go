@@ -160,6 +160,40 @@ func TestTurnedAwayOverwritten(t *testing.T) {
 	})
 }
 
+// TestTurnedAwayListedBefore has the first copy print and exit when a listing has
+// the second copy's exit, whose value is about to be read. Another node has
+// written so much that listings bring no values.
+func TestTurnedAwayListedBefore(t *testing.T) {
+	exits := make(chan struct{})
+	h := func(ctx context.Context, j *exectest.Job) int {
+		runtest.Sleeps(10*time.Second)(ctx, j)
+		j.Put("a/exit", []byte("-1"))
+		<-exits
+		j.Put("a/out/00000", []byte("up\n"))
+		j.Put("a/exit", []byte("7"))
+		j.Silence()
+		return 0
+	}
+	nodes := []exectest.Option{runtest.Node("a", h), runtest.Node("b", exectest.Answer(strings.Repeat("x", 80<<10), 0)), runtest.Node("c", runtest.Sleeps(20*time.Second))}
+	runtest.Bubble(t, nodes, func(t *testing.T, srv *exectest.Server) {
+		exits = make(chan struct{}) // of the bubble
+		begun := time.Now()
+		done := false
+		srv.Fault(exectest.Fault{Match: exectest.Path("PUT", "/v1/txn"), Do: func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			if !done && time.Since(begun) > 9*time.Second {
+				done = true
+				close(exits)
+			}
+			time.Sleep(time.Millisecond)
+			next.ServeHTTP(w, r)
+		}})
+		_, result, err := runtest.Execute(t, srv.Client(), "x", consulexec.WithTimeout(time.Hour), consulexec.WithWait(time.Hour))
+		if a, _ := result.Node("a"); err != nil || a.ExitCode != 7 || string(a.Output) != "up\n" {
+			t.Errorf("error %v, node a %v with %d, output %q", err, a.State, a.ExitCode, a.Output)
+		}
+	})
+}
+
 // TestTurnedAwayUndeletable can't delete the second copy's exit. The first
 // copy's, which overwrites it, is read nevertheless, and nobody asks too often.
 func TestTurnedAwayUndeletable(t *testing.T) {

@@ -91,7 +91,7 @@ func (r *Reader) deliver(ctx context.Context, found listing) error {
 	if found.values {
 		err = r.report(ctx, fresh)
 	} else {
-		err = r.txn.fill(ctx, fresh, func(group []*entry) error { return r.report(ctx, group) })
+		err = r.txn.fill(ctx, fresh, func(group []*entry) error { return r.report(ctx, withoutLaterExits(group, found.index)) })
 	}
 	if err != nil {
 		return err

@@ -57,6 +57,16 @@ func (t *turnedAway) isDue(e *entry, now time.Time) bool {
 	return e.ModifyIndex > t.index || now.Sub(t.read) >= turnedAwayPause
 }
 
+// withoutLaterExits drops the exits that were written after a listing with this
+// index: the first copy's may have taken the place of the second one's since. The
+// output before it may not be in that listing, but is in the next one. An index
+// of 0 is not known.
+func withoutLaterExits(entries []*entry, listed uint64) []*entry {
+	return slices.DeleteFunc(slices.Clone(entries), func(e *entry) bool {
+		return e.parsed.Kind == Exit && listed > 0 && e.ModifyIndex > listed
+	})
+}
+
 // deleteTurnedAway deletes the exits of copies that were just read, unless they
 // have changed. A changed one is read again from the next listing.
 func (r *Reader) deleteTurnedAway(ctx context.Context) {
