@@ -157,3 +157,27 @@ func TestRecoverySecondCopy(t *testing.T) {
 		}
 	})
 }
+
+// TestRecoveryOverwritten has a second copy of the job write a heartbeat over
+// output that was not read yet.
+func TestRecoveryOverwritten(t *testing.T) {
+	h := func(ctx context.Context, j *exectest.Job) int {
+		runtest.Sleeps(time.Second)(ctx, j)
+		j.Put("x", nil) // ends the listing that waits
+		_, _ = j.Output.Write([]byte("up"))
+		runtest.Sleeps(time.Second)(ctx, j)
+		j.Put("a/out/00000", nil)
+		runtest.Sleeps(5*time.Second)(ctx, j)
+		return 7
+	}
+	runtest.Bubble(t, []exectest.Option{runtest.Node("a", h)}, func(t *testing.T, srv *exectest.Server) {
+		begun := time.Now()
+		srv.Fault(exectest.Fault{Do: exectest.Refuse, Match: func(r *http.Request) bool {
+			return r.Method == "GET" && time.Since(begun) >= time.Second && time.Since(begun) < 3*time.Second
+		}})
+		_, result, err := runtest.Execute(t, srv.Client(), "x", consulexec.WithRecovery(time.Minute), consulexec.WithWait(time.Hour))
+		if a, _ := result.Node("a"); err != nil || a.ExitCode != 7 || string(a.Output) != "up" {
+			t.Errorf("error %v, %+v", err, a)
+		}
+	})
+}

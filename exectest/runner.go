@@ -252,10 +252,10 @@ func (g *guard) turnAway() int {
 	if note != runner.NoteEnded && note != runner.NoteTimedOut {
 		return runner.TurnedAway
 	}
-	sleep(g.agent.srv.ctx, copyDelay)
 	if g.spec.Keep > 0 {
 		return 255 // as an agent that gives up, so that the run asks
 	}
+	sleep(g.agent.srv.ctx, copyDelay)
 	return status
 }
 

@@ -251,6 +251,8 @@ func (l *ledger) record(entries []*entry, now time.Time) []Record {
 				p.missing = true
 				l.find("output is missing", "node", k.Node, "from", p.next, "before", k.Chunk)
 			}
+			// A heartbeat of a copy that is turned away may be there instead.
+			p.missing = p.missing || l.hasRunner && e.isOverwritten()
 			p.next = k.Chunk + 1
 		}
 		records = append(records, Record{Node: k.Node, Dispatch: k.Dispatch, Kind: k.Kind, Value: e.Value, Incomplete: p.missing})

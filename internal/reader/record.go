@@ -15,7 +15,7 @@ type Record struct {
 	Dispatch   string // for which the node wrote it
 	Kind       Kind   // Ack, Output or Exit
 	Value      []byte // of Output (empty for a heartbeat) and Exit
-	Incomplete bool   // output that the node wrote before is missing
+	Incomplete bool   // output that the node wrote before is missing, or was written over
 }
 
 // A Batch has records of several nodes, in the order in which each node wrote

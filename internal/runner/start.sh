@@ -43,17 +43,17 @@ exit_ended() {
 	[ -z "$cx_ended" ] || exit "${cx_ended%%-*}"
 }
 
-# A second copy of the job ends with the status, if that is known, but not before
-# the first one's agent has had time to write the output. That agent may have
-# failed to. So if the run can ask for the output, the copy reports what an agent
-# reports that gives up. If there is no status, a signal ends the copy, before its
-# agent could write a heartbeat over the output of the first one.
+# A second copy of the job must end before its agent could write a heartbeat over
+# the output of the first one: by a signal if there is no status yet. If there is,
+# the first one's agent may not have written all output, or may have failed to. If
+# the run can ask for it, the copy reports what an agent reports that gives up.
+# Otherwise it reports the status, when that agent has had time to write.
 claim
 case $? in
 1)
 	if [ -n "$(ended)" ]; then
-		sleep 1
 		[ -z "$cx_keep" ] || exit 255
+		sleep 1
 	fi
 	exit_ended
 	kill -KILL $$
