@@ -678,8 +678,9 @@ func (r *run) reportExit(rec reader.Record, now time.Time) bool {
 		r.reportTaken(rec.Node, now)
 		return r.lose(rec.Node, errKilled)
 	case !r.state.isCertain(rec.Node, rec.Dispatch, code, note):
+		_, from := r.state.stream(rec.Node, rec.Dispatch)
 		r.state.drop(rec.Node, rec.Dispatch, errGaveUp)
-		if code != agentGaveUp {
+		if from.ask && code != agentGaveUp {
 			r.giveUpNode(rec.Node, fmt.Errorf("can't say what became of the command: the program that asks exited with status %d", code))
 		}
 		return true

@@ -307,11 +307,12 @@ func (s *state) end(name, dispatch string) (rest []byte, note runner.Note, ok bo
 }
 
 // isCertain reports whether the end of a stream with this status and note is
-// that of the command. An agent that gives up reports agentGaveUp, and one that
-// asks has the runner's word for every status.
+// that of the command, and all output before it has come. With recovery only the
+// note says so. Without one the agent may have given up, or the status is that of
+// a second copy of the job. A runner that can't begin writes none.
 func (s *state) isCertain(name, dispatch string, code int, note runner.Note) bool {
 	_, from := s.stream(name, dispatch)
-	return s.recovery == 0 || note != "" || !from.ask && code != agentGaveUp
+	return s.recovery == 0 || note != "" || !from.ask && code == runner.NotRun
 }
 
 // agentGaveUp is the status that an agent reports if it could not write output.

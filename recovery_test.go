@@ -61,6 +61,9 @@ func TestOneStream(t *testing.T) {
 		got += string(before) + string(output)
 	}
 	output("", "0123")
+	if s.isCertain("a", "", 0, "") {
+		t.Error("a status without a note counts")
+	}
 	s.suspect(s.nodes["a"], errGaveUp)
 	if names, from := asks(s, "2", at(2)); len(names) != 1 || from != 4 {
 		t.Fatalf("asked %q from %d", names, from)

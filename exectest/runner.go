@@ -16,8 +16,12 @@ const (
 	// ended.
 	copyDelay = time.Second
 
-	// answerTime is how long the job that ends a command waits for the runner.
-	answerTime = 9 * time.Second
+	// askDelay is how long an ask takes at least. So a copy of it that is turned
+	// away mostly reports its end before.
+	askDelay = 100 * time.Millisecond
+
+	// endPatience is how long the job that ends a command waits for the runner.
+	endPatience = 9 * time.Second
 
 	// guardLife is how long a guard stays after the command's end without
 	// recovery.
@@ -150,7 +154,7 @@ func (g *guard) start(ctx context.Context, j *Job) int {
 	g.write.Lock() // a Write that has begun comes before the note
 	defer g.write.Unlock()
 	note, status := g.outcome()
-	if note == runner.NoteTimedOut || note == runner.NoteEnded && g.spec.Keep > 0 && status == 255 {
+	if note == runner.NoteTimedOut || note == runner.NoteEnded && g.spec.Keep > 0 {
 		g.agent.Write(note.Text(g.id))
 	}
 	return status
@@ -252,10 +256,9 @@ func (g *guard) turnAway() int {
 	if note != runner.NoteEnded && note != runner.NoteTimedOut {
 		return runner.TurnedAway
 	}
-	if g.spec.Keep > 0 {
-		return 255 // as an agent that gives up, so that the run asks
+	if g.spec.Keep == 0 {
+		sleep(g.agent.srv.ctx, copyDelay)
 	}
-	sleep(g.agent.srv.ctx, copyDelay)
 	return status
 }
 
@@ -267,7 +270,7 @@ func (g *guard) endBy(ctx context.Context) int {
 	case <-ctx.Done():
 	}
 	if note, _ := g.outcome(); note == runner.NoteKilled {
-		sleep(ctx, answerTime)
+		sleep(ctx, endPatience)
 		return runner.NoAnswer
 	}
 	return runner.Ended
@@ -281,6 +284,7 @@ func (g *guard) answer(ctx context.Context, j *Job, p runner.Parsed) int {
 		defer mu.Unlock()
 		g.asks[p.Name] = false
 	}()
+	sleep(ctx, askDelay)
 	for from := p.From; ; {
 		mu.Lock()
 		part := g.kept[min(from, int64(len(g.kept))):]

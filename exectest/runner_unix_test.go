@@ -127,7 +127,7 @@ func TestRunner(t *testing.T) {
 			options: []consulexec.Option{recovers, consulexec.WithMaxOutput(22)}, want: fmt.Sprintf("exited 7 %q truncated recovered", lines[:22])},
 		{name: "restarted and timed out", command: "echo up; sleep 300", handler: script(prints("up\n"), sleeps(time.Hour)), accident: restart,
 			options: []consulexec.Option{recovers, consulexec.WithTimeout(3 * time.Second)}, want: `exited 124 "up\n" timed out recovered`},
-		{name: "255", command: "echo up; exit 255", handler: script(prints("up\n"), exits(255)),
+		{name: "255", command: "echo up; sleep 0.5; exit 255", handler: script(prints("up\n"), sleeps(500*time.Millisecond), exits(255)),
 			options: []consulexec.Option{recovers}, want: `exited 255 "up\n"`},
 		{name: "session gone and 255", command: "echo up; sleep 2; exit 255", handler: script(prints("up\n"), sleeps(2*time.Second), exits(255)), accident: gone,
 			options: []consulexec.Option{recovers}, want: `exited 255 "up\n" recovered`},

@@ -32,7 +32,7 @@ func (s nodeShell) ask(id, name string, from int64) Job {
 // lasting returns the job of a spec whose guard stays while a test goes on.
 func (s nodeShell) lasting(spec Spec, id string) Job { return s.kept(keeping(spec), id) }
 
-// checkAsk checks what an ask has printed.
+// checkAsk checks what an ask has printed, or a command whose output is kept.
 func checkAsk(t *testing.T, what string, s *started, id, output string, note Note, code int) {
 	t.Helper()
 	if got, gotCode := s.wait(); got != output+string(note.Text(id)) || gotCode != code {
@@ -66,9 +66,7 @@ func TestAsk(t *testing.T) {
 			asks[i].untilTrue("more", func() bool { return asks[i].output.String() == want })
 		}
 		a.file("go", nil)
-		if output, code := first.wait(); output != all || code != 3 {
-			t.Errorf("exit status %d, output %q", code, output)
-		}
+		checkAsk(t, "the command", first, id, all, NoteEnded, 3)
 		for i, from := range froms {
 			want := all[min(int(from), len(all)):]
 			checkAsk(t, "an ask while it ran", asks[i], id, want, NoteEnded, 3)
@@ -86,15 +84,15 @@ func TestAskStatus(t *testing.T) {
 			spec   Spec
 			output string
 			code   int
-			note   Note // of the run; NoteEnded is added to an ask's only
+			note   Note
 		}{
-			{"success", Spec{Command: "true"}, "", 0, ""},
+			{"success", Spec{Command: "true"}, "", 0, NoteEnded},
 			{"255", Spec{Command: "echo a; exit 255"}, "a\n", 255, NoteEnded},
 			{"timeout", Spec{Command: "echo a; sleep 4321", Timeout: time.Second}, "a\n", 124, NoteTimedOut},
-			{"limit", Spec{Command: "echo abc; exec yes | head -c 100000", MaxOutput: 3}, "abc\n", 0, ""},
-			{"directory", Spec{Command: "true", Dir: "/no/such"}, "", 125, ""},
-			{"not whole", Spec{Script: []byte("true")}, "", 126, ""},
-			{"long", Spec{Command: "head -c 3000000 /dev/zero"}, strings.Repeat("\x00", 3000000), 0, ""},
+			{"limit", Spec{Command: "echo abc; exec yes | head -c 100000", MaxOutput: 3}, "abc\n", 0, NoteEnded},
+			{"directory", Spec{Command: "true", Dir: "/no/such"}, "", 125, NoteEnded},
+			{"not whole", Spec{Script: []byte("true")}, "", 126, NoteEnded},
+			{"long", Spec{Command: "head -c 3000000 /dev/zero"}, strings.Repeat("\x00", 3000000), 0, NoteEnded},
 		} {
 			a, id := newAgent(t, "SHELL=/bin/sh"), runID()
 			job := sh.lasting(test.spec, id)
@@ -102,26 +100,18 @@ func TestAskStatus(t *testing.T) {
 				job.Script = nil
 			}
 			output, code := a.run(job)
-			note := ""
-			if test.note != "" {
-				note = string(test.note.Text(id))
-			}
-			want := test.output
+			want := test.output + string(test.note.Text(id))
 			if test.code == 125 || test.code == 126 {
 				want = output // says why
-				if !strings.HasPrefix(output, "consulexec: not run: ") {
+				if !strings.HasPrefix(output, "consulexec: not run: ") || !strings.HasSuffix(output, string(test.note.Text(id))) {
 					t.Errorf("%s: output %q", test.name, output)
 				}
 			}
-			if output != want+note || code != test.code {
+			if output != want || code != test.code {
 				t.Errorf("%s: exit status %d, %d bytes of output, %.100q", test.name, code, len(output), output)
 			}
-			asked := test.note
-			if asked == "" {
-				asked = NoteEnded
-			}
 			got, gotCode := a.run(sh.ask(id, "a", 0))
-			if got != want+string(asked.Text(id)) || gotCode != test.code {
+			if got != want || gotCode != test.code {
 				t.Errorf("%s: the ask: exit status %d, %d bytes of output, %.100q", test.name, gotCode, len(got), got)
 			}
 		}
@@ -214,11 +204,9 @@ func TestKeptEmptiedTMPDIR(t *testing.T) {
 	eachShell(t, func(t *testing.T, sh nodeShell) {
 		t.Parallel()
 		for range upTo(10) {
-			a := newAgent(t, "SHELL=/bin/sh")
+			a, id := newAgent(t, "SHELL=/bin/sh"), runID()
 			spec := keeping(Spec{Command: `rm -rf "$TMPDIR"/*; echo a; exit 3`})
-			if output, code := a.run(sh.job(spec, runID())); output != "a\n" || code != 3 {
-				t.Errorf("exit status %d, output %q", code, output)
-			}
+			checkAsk(t, "the command", a.start(sh.job(spec, id)), id, "a\n", NoteEnded, 3)
 			a.nothingLeft()
 		}
 	})
@@ -435,9 +423,7 @@ func TestLivingGuard(t *testing.T) {
 			t.Errorf("exit status %d, output %q", code, output)
 		}
 		a.file("go", nil)
-		if output, code := first.wait(); output != "a\n" || code != 3 {
-			t.Errorf("exit status %d, output %q", code, output)
-		}
+		checkAsk(t, "the command", first, id, "a\n", NoteEnded, 3)
 		checkAsk(t, "an ask", a.start(sh.ask(id, "a", 0)), id, "a\n", NoteEnded, 3)
 	})
 }

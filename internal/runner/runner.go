@@ -88,9 +88,9 @@ func (s *Spec) Job(id string) Job {
 type Note string
 
 // The runner ends the output with NoteTimedOut if it had to end the command at
-// the timeout. With Keep, it adds NoteEnded to a command's own status 255: an
-// agent that gives up reports that status as well. An ask ends the output with
-// one of these notes in any case.
+// the timeout. With Keep, it ends it with NoteEnded otherwise: without a note the
+// output may not be whole. An ask ends the output with one of these notes in any
+// case.
 const (
 	NoteEnded    Note = "ended"     // the status is the command's
 	NoteTimedOut Note = "timed out" // the status is TimedOut
@@ -109,6 +109,10 @@ func (n Note) Text(id string) []byte { return []byte("\x00consulexec-" + id + " 
 // TimedOut is the exit status of the runner if it had to end the command at the
 // timeout. Without the note, the status is the command's own.
 const TimedOut = 124
+
+// NotRun is the exit status of the runner if it could not run the command.
+// Without a note that came too early for one.
+const NotRun = 126
 
 // TurnedAway is the status that an agent reports of a second copy of a job: the
 // runner found that the first one had started, and ended by a signal. The runner

@@ -30,7 +30,10 @@ shift 5
 # fail ends a run that has not begun.
 fail() {
 	echo "consulexec: not run: $1"
-	[ -z "$cx_keep" ] || { (echo "consulexec: not run: $1" >"$cx_dir/kept") && mv "$cx_dir/kept" "$cx_dir/kept-whole"; } 2>/dev/null
+	[ -z "$cx_keep" ] || {
+		note ended
+		(echo "consulexec: not run: $1" >"$cx_dir/kept") && mv "$cx_dir/kept" "$cx_dir/kept-whole"
+	} 2>/dev/null
 	rm -f "$cx_dir/script" "$cx_dir/input"
 	mkdir "$cx_dir/exit-126--ended"
 	sweep
@@ -45,16 +48,13 @@ exit_ended() {
 
 # A second copy of the job must end before its agent could write a heartbeat over
 # the output of the first one: by a signal if there is no status yet. If there is,
-# the first one's agent may not have written all output, or may have failed to. If
-# the run can ask for it, the copy reports what an agent reports that gives up.
-# Otherwise it reports the status, when that agent has had time to write.
+# the first one's agent may still be writing, or may have failed to. With cx_keep
+# the run sees that, as it waits for a note. Otherwise the copy leaves that agent
+# time to write.
 claim
 case $? in
 1)
-	if [ -n "$(ended)" ]; then
-		[ -z "$cx_keep" ] || exit 255
-		sleep 1
-	fi
+	[ -n "$cx_keep" ] || [ -z "$(ended)" ] || sleep 1
 	exit_ended
 	kill -KILL $$
 	;;

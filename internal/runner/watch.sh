@@ -36,8 +36,8 @@ watch() {
 	if [ -n "$cx_timed" ]; then
 		cx_code=124 cx_timed=timed
 		note 'timed out' >&3
-	elif [ -n "$cx_keep" ] && [ "$cx_code" = 255 ]; then
-		note ended >&3 # an agent that gives up reports 255 as well
+	elif [ -n "$cx_keep" ]; then
+		note ended >&3
 	fi
 	if [ -z "$cx_left" ]; then
 		cx_left=$cx_group
