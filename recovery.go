@@ -140,8 +140,12 @@ func (s *state) suspectSilent(listed time.Time) {
 	}
 }
 
-// givenUpAt returns when a node will have been out of reach for too long. It is
-// asked once at least if its agent seems to be alive.
+// toBeAsked reports whether a running node is asked before anything else, however
+// long it was out of reach: once at least if its agent seems to be alive.
+func (n *node) toBeAsked() bool { return !n.critical && (n.askQueued || n.doubt != nil && n.asks == 0) }
+
+// givenUpAt returns when a node that is not to be asked first will have been out
+// of reach for too long.
 func (s *state) givenUpAt(n *node) time.Time {
 	at := n.seen.Add(max(s.recovery, s.lostTimeout))
 	if n.critical {
@@ -149,9 +153,6 @@ func (s *state) givenUpAt(n *node) time.Time {
 	}
 	if n.doubt == nil {
 		at = later(at, n.answeredAt.Add(s.lostTimeout))
-	}
-	if n.doubt != nil && n.asks == 0 || n.askQueued {
-		at = later(at, n.askDue().Add(s.ackTimeout))
 	}
 	if n.asked {
 		at = later(at, n.askedAt.Add(s.ackTimeout))

@@ -148,6 +148,10 @@ func TestShortRecovery(t *testing.T) {
 	if _, _, silent := s.overdue(at(14)); len(silent) > 0 {
 		t.Error("lost before the lost timeout")
 	}
+	s.suspectSilent(at(15))
+	if _, _, silent := s.overdue(at(15)); len(silent) > 0 {
+		t.Error("lost before it was asked")
+	}
 	if names, _ := asks(s, "2", at(15)); len(names) != 1 {
 		t.Error("not asked")
 	}

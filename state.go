@@ -569,7 +569,7 @@ func (s *state) overdue(listed time.Time) (again, final, silent []*node) {
 			again = append(again, n)
 		case n.unacked:
 			final = append(final, n)
-		case n.State == StateRunning && !listed.Before(s.lostAt(n)):
+		case n.State == StateRunning && !n.toBeAsked() && !listed.Before(s.lostAt(n)):
 			silent = append(silent, n)
 		}
 	}
@@ -739,7 +739,7 @@ func (s *state) deadline() time.Time {
 		switch {
 		case n.unacked:
 			due = s.unackedUntil(n)
-		case n.State == StateRunning:
+		case n.State == StateRunning && (n.critical || !n.askQueued):
 			due = s.runningDue(n)
 		default:
 			continue
