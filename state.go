@@ -650,11 +650,12 @@ func (s *state) unackedOf(names []string) []string {
 }
 
 // mayHaveTaken records that nobody knows whether a silent node has taken the
-// job.
+// job. It counts as if it had: no other node may take its place.
 func (s *state) mayHaveTaken(name string, reason error) {
 	n := s.nodes[name]
 	s.leave(n)
 	n.State, n.reason = StateLost, fmt.Errorf("%w: %w", errMayHaveTaken, reason)
+	s.taken++
 	s.lost++
 	s.failures++
 }
