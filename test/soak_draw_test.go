@@ -16,7 +16,7 @@ type drawn struct {
 	*rand.Rand
 	names      []string
 	nodes      map[string]soakNode
-	accidents  []accident
+	mishaps    []mishap
 	outages    []outage
 	deletes    bool // an accident deletes keys
 	options    []consulexec.Option
@@ -47,8 +47,8 @@ type soakNode struct {
 	endless     bool // the command does not end by itself
 }
 
-// An accident happens some time after the run's begin.
-type accident struct {
+// A mishap is an accident: it happens some time after the run's begin.
+type mishap struct {
 	after time.Duration
 	do    func(srv *exectest.Server)
 }
@@ -224,7 +224,7 @@ func (d *drawn) drawFault() {
 	}
 	d.outages = append(d.outages, outage{begin: begin, end: begin + length})
 	dice := rand.New(rand.NewPCG(d.Uint64(), 0))
-	d.accidents = append(d.accidents, accident{begin, func(srv *exectest.Server) {
+	d.mishaps = append(d.mishaps, mishap{begin, func(srv *exectest.Server) {
 		ends := time.Now().Add(length)
 		srv.Fault(exectest.Fault{Do: way, Match: func(*http.Request) bool { return time.Now().Before(ends) && dice.Float64() < share }})
 	}})
@@ -239,7 +239,7 @@ func (d *drawn) drawAccidents() {
 		return d.one(without)
 	}
 	at := func(do func(srv *exectest.Server)) {
-		d.accidents = append(d.accidents, accident{d.upTo(20 * time.Second), do})
+		d.mishaps = append(d.mishaps, mishap{d.upTo(20 * time.Second), do})
 	}
 	for _, name := range d.names[1:] {
 		if often(15, 5) {
@@ -285,20 +285,20 @@ func (d *drawn) drawDeath(name string) {
 	if o.group {
 		kill = (*exectest.Server).KillControlGroup
 	}
-	d.accidents = append(d.accidents, accident{o.begin, func(srv *exectest.Server) { kill(srv, name) }})
+	d.mishaps = append(d.mishaps, mishap{o.begin, func(srv *exectest.Server) { kill(srv, name) }})
 	if d.one(3) {
 		d.outages = append(d.outages, o)
 		return
 	}
 	o.end = o.begin + d.upTo(1<<d.IntN(7)*time.Second)
 	d.outages = append(d.outages, o)
-	d.accidents = append(d.accidents, accident{o.end, func(srv *exectest.Server) { srv.Start(name) }})
+	d.mishaps = append(d.mishaps, mishap{o.end, func(srv *exectest.Server) { srv.Start(name) }})
 }
 
 // haveAccidents begins the time of the accidents. End is its end.
 func (d *drawn) haveAccidents(srv *exectest.Server) (end func()) {
 	var timers []*time.Timer
-	for _, a := range d.accidents {
+	for _, a := range d.mishaps {
 		timers = append(timers, time.AfterFunc(a.after, func() { a.do(srv) }))
 	}
 	return func() {
