@@ -443,9 +443,9 @@ func WithMaxFailures(n int) Option {
 // WithLimit runs the command on n of the matching nodes, n >= 1: the first, in
 // the order of WithNodes, otherwise by name, that take it. A node that does not
 // take it within the ack timeout is passed over: it is fenced, so that it never
-// will, and the job goes to the next one. A node that took the job counts,
-// however it ends, so never more than n nodes run the command. The default is
-// no limit.
+// will, and the job goes to the next one. A node that took the job, or of which
+// nobody knows whether it did, counts however it ends. So never more than n nodes
+// run the command. The default is no limit.
 //
 // A node that was passed over is StateNoResponse, and OnNoResponse reports it.
 // One that was not needed is StateSkipped, without a callback. Neither is a

@@ -345,9 +345,7 @@ func (s *state) undo(n *node) {
 // giveUpUnsure records that nobody will know whether a node took the job.
 func (s *state) giveUpUnsure(n *node, reason error, now time.Time) {
 	s.undo(n)
-	n.State, n.reason, n.Exited = StateLost, fmt.Errorf("%w: %w", errMayHaveTaken, reason), now
-	s.lost++
-	s.failures++
+	s.mayHaveTaken(n.Node, reason, now)
 }
 
 // settleUnsure does that for all such nodes, when the run ends early.

@@ -234,25 +234,34 @@ func TestUnaskable(t *testing.T) {
 	t.Errorf("not lost after %d tries", tries)
 }
 
-// TestUnsureLimit has a node that may have taken the job and has not. The next
-// one takes its place.
+// TestUnsureLimit has a node that may have taken the job. The next one takes its
+// place only if it has not.
 func TestUnsureLimit(t *testing.T) {
-	c, errs := newConfig("true", []Option{WithRecovery(time.Minute), WithLimit(1)})
-	if len(errs) > 0 {
-		t.Fatal(errs)
-	}
-	s, now := newState(c), time.Now()
-	s.expect([]string{"a", "b"})
-	s.enqueue([]firing{{names: s.next()}})
-	f, _ := s.nextEvent(now)
-	s.dispatched(f, now, nil)
-	s.newSession(ErrSessionLost, now)
-	if names := s.next(); len(names) > 0 {
-		t.Errorf("%q get the job although a may have it", names)
-	}
-	s.noTrace("a")
-	if names := s.next(); len(names) != 1 || names[0] != "b" {
-		t.Errorf("%q get the job, want b", names)
+	for _, test := range []struct {
+		name    string
+		resolve func(s *state)
+		next    int // how many nodes get the job then
+	}{
+		{"no trace", func(s *state) { s.noTrace("a") }, 1},
+		{"given up", func(s *state) { s.giveUpUnsure(s.nodes["a"], errNotAsked, time.Now()) }, 0},
+	} {
+		c, errs := newConfig("true", []Option{WithRecovery(time.Minute), WithLimit(1)})
+		if len(errs) > 0 {
+			t.Fatal(errs)
+		}
+		s, now := newState(c), time.Now()
+		s.expect([]string{"a", "b"})
+		s.enqueue([]firing{{names: s.next()}})
+		f, _ := s.nextEvent(now)
+		s.dispatched(f, now, nil)
+		s.newSession(ErrSessionLost, now)
+		if names := s.next(); len(names) > 0 {
+			t.Errorf("%q get the job although a may have it", names)
+		}
+		test.resolve(s)
+		if names := s.next(); len(names) != test.next {
+			t.Errorf("%s: %q get the job, want %d", test.name, names, test.next)
+		}
 	}
 }
 

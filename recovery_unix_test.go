@@ -181,3 +181,25 @@ func TestRecoveryOverwritten(t *testing.T) {
 		}
 	})
 }
+
+// TestRecoveryShortOutage has somebody destroy the session while Consul has no
+// leader for a moment. That is ridden out even if the time of recovery is short.
+func TestRecoveryShortOutage(t *testing.T) {
+	runtest.Bubble(t, []exectest.Option{runtest.Node("a", runtest.Sleeps(time.Minute))}, func(t *testing.T, srv *exectest.Server) {
+		rec := runtest.NewRecorder(t, srv.Client())
+		rec.Hook = func(call string) {
+			if call == "ack a" {
+				for _, id := range srv.Sessions() {
+					srv.DestroySession(id)
+				}
+				// The run hears of the loss after 5 s.
+				end := srv.Fault(exectest.Fault{Do: exectest.Respond(500, "No cluster leader"), Match: exectest.Path("PUT", "/v1/session/destroy/")})
+				time.AfterFunc(25*time.Second, end)
+			}
+		}
+		result, err := rec.Run(t.Context(), "x", consulexec.WithRecovery(time.Second))
+		if err != nil || runtest.States(result) != "a: exit 0" {
+			t.Errorf("error %v, states %s", err, runtest.States(result))
+		}
+	})
+}

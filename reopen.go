@@ -51,12 +51,13 @@ func (r *run) mayReopen(err error) bool {
 }
 
 // reopen replaces the session that the run has lost by a new one. It tries to
-// until Consul has not answered for the time of recovery.
+// until Consul has not answered for the time of recovery, or for as long as a
+// session can live if that is longer.
 func (r *run) reopen(cause error) error {
 	r.stop(nil)
 	r.tasks.Wait()
 	r.log.Warn("opening a new session", "error", cause)
-	limit := max(consul.StartPatience, time.Until(r.heard.Add(r.recovery)))
+	limit := max(consul.StartPatience, time.Until(r.heard.Add(max(r.recovery, consul.SessionLife))))
 	ctx, cancel := consul.Within(r.caller, limit)
 	defer cancel()
 	r.ctx, r.stop = context.WithCancelCause(r.caller)

@@ -658,11 +658,12 @@ func (s *state) unackedOf(names []string) []string {
 }
 
 // mayHaveTaken records that nobody knows whether a silent node has taken the
-// job.
+// job. It counts as if it had: no other node may take its place.
 func (s *state) mayHaveTaken(name string, reason error, now time.Time) {
 	n := s.nodes[name]
 	s.leave(n)
 	n.State, n.reason, n.Exited = StateLost, fmt.Errorf("%w: %w", errMayHaveTaken, reason), now
+	s.taken++
 	s.lost++
 	s.failures++
 }

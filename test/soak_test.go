@@ -5,10 +5,8 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"net/http"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,294 +20,136 @@ var (
 	soakSeed = flag.Uint64("seed", 0, "repeat only the run with this seed")
 )
 
-// TestSoak makes one run after the other, with random nodes, faults, deaths and
-// cancellations. It compares each result with what the nodes did. If a run
+// TestSoak makes one run after the other, with random options, nodes, accidents
+// and cancellations. It compares each result with what the nodes did. If a run
 // fails, the test prints its seed for -seed.
 func TestSoak(t *testing.T) {
 	if *soakSeed != 0 {
 		soak(t, *soakSeed)
 		return
 	}
-	runs := 0
+	runs, recovering := 0, 0
 	for start := time.Now(); time.Since(start) < *soakTime && !t.Failed(); runs++ {
-		soak(t, rand.Uint64())
+		if soak(t, rand.Uint64()).recovery > 0 {
+			recovering++
+		}
 	}
-	t.Logf("%d runs", runs)
+	t.Logf("%d runs, %d of them with recovery", runs, recovering)
 }
 
 // soak makes the run with the seed.
-func soak(t *testing.T, seed uint64) {
+func soak(t *testing.T, seed uint64) *soaking {
+	s := newSoaking(seed)
 	t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
-		s := &soaking{Rand: rand.New(rand.NewPCG(seed, 0)), truth: make(map[string]*truth)}
-		nodes := s.nodes()
+		var nodes []exectest.Option
+		for _, name := range s.names {
+			nodes = append(nodes, runtest.Node(name, s.handler(name), s.nodes[name].options...))
+		}
 		runtest.Bubble(t, nodes, func(t *testing.T, srv *exectest.Server) { s.run(t, srv) })
 		if t.Failed() {
 			t.Logf("repeat this run with: go test ./test -run Soak -seed %d", seed)
 		}
 	})
+	return s
 }
 
 // soaking is one random run.
 type soaking struct {
-	*rand.Rand
-	names   []string
-	endless bool        // the command of a node does not end by itself
-	deletes atomic.Bool // the troubles delete keys
+	drawn
 
 	mu    sync.Mutex // guards the rest
 	truth map[string]*truth
+	most  int // how many commands ran at once
 }
 
-// truth is what a node did.
+// truth is what the command of a node did.
 type truth struct {
+	runs   int
 	output strings.Builder
-	code   int
-	exited bool
+	exited time.Time // zero while it runs
+	ended  bool      // its context ended before it did
 }
 
-// upTo draws a duration below d.
-func (s *soaking) upTo(d time.Duration) time.Duration { return time.Duration(s.Int64N(int64(d))) }
-
-// one draws true once in so many times.
-func (s *soaking) one(in int) bool { return s.IntN(in) == 0 }
-
-// nodes draws the cluster. The first node holds the session, and stays alive.
-func (s *soaking) nodes() []exectest.Option {
-	options := []exectest.Option{runtest.Node("first", s.handler("first"))}
-	s.names = []string{"first"}
-	for i := range s.IntN(6) {
-		name := fmt.Sprint("node-", i)
-		s.names = append(s.names, name)
-		var how []exectest.NodeOption
-		switch {
-		case s.one(5):
-			how = append(how, exectest.AckAfter(s.upTo(8*time.Second)))
-		case s.one(10):
-			how = append(how, exectest.ExecDisabled())
-		case s.one(10):
-			how = append(how, exectest.Down())
-		}
-		options = append(options, runtest.Node(name, s.handler(name), how...))
+func newSoaking(seed uint64) *soaking {
+	s := &soaking{drawn: draw(seed), truth: make(map[string]*truth)}
+	for _, name := range s.names {
+		s.truth[name] = new(truth)
 	}
-	return options
+	return s
 }
 
-// handler draws a command: its output, its pauses and its end.
+// handler returns the command of a node.
 func (s *soaking) handler(name string) exectest.Handler {
-	steps, pause := s.IntN(10), s.upTo(5*time.Second)
-	size := 1 << s.IntN(14)
-	if s.one(5) {
-		steps, pause, size = s.IntN(300), s.upTo(200*time.Millisecond), 4096 // so much that the run deletes what it has read
-	}
-	code := 0
-	if s.one(4) {
-		code = s.IntN(256)
-	}
-	givesUp, dies, endless := s.one(10), name != "first" && s.one(10), s.one(20)
-	s.endless = s.endless || endless
+	node, truth := s.nodes[name], s.truth[name]
 	return func(ctx context.Context, j *exectest.Job) int {
-		for i := range steps {
-			out := strings.Repeat(fmt.Sprint(i), size)
-			s.mu.Lock()
-			if s.truth[name] == nil {
-				s.truth[name] = new(truth)
+		s.begin(truth)
+		for i := 0; i < node.steps && ctx.Err() == nil; i++ {
+			if i == node.silentAt {
+				j.Silence()
 			}
-			s.truth[name].output.WriteString(out)
+			out := strings.Repeat(fmt.Sprint(i), node.size)
+			s.mu.Lock()
+			truth.output.WriteString(out)
 			s.mu.Unlock()
 			fmt.Fprint(j.Output, out)
-			runtest.Sleeps(pause)(ctx, j)
+			runtest.Sleeps(node.pause)(ctx, j)
 		}
-		switch {
-		case givesUp:
+		if node.silentAt == node.steps {
 			j.Silence()
-		case dies:
+		}
+		if node.dies {
 			j.Die()
-		case endless:
+		}
+		if node.endless {
 			<-ctx.Done()
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.truth[name] == nil {
-			s.truth[name] = new(truth)
-		}
-		s.truth[name].code, s.truth[name].exited = code, true
-		return code
+		truth.exited, truth.ended = time.Now(), ctx.Err() != nil
+		return node.code
 	}
 }
 
-// options draws the run's settings.
-func (s *soaking) options() []consulexec.Option {
-	wait := 200*time.Millisecond + s.upTo(3*time.Second)
-	options := []consulexec.Option{consulexec.WithCapture(1 << 22), consulexec.WithWait(wait)}
-	if s.one(3) {
-		options = append(options, consulexec.WithLostTimeout(3*wait+s.upTo(20*time.Second)))
-	}
-	if s.one(3) {
-		options = append(options, consulexec.WithAckTimeout(time.Second+s.upTo(10*time.Second)))
-	}
-	if s.one(5) {
-		options = append(options, consulexec.WithoutDiscovery())
-	}
-	if s.one(5) {
-		options = append(options, consulexec.WithMinNodes(s.IntN(8)))
-	}
-	if s.one(3) {
-		names := append([]string{"nobody"}, s.names...)
-		s.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
-		options = append(options, consulexec.WithNodes(names[:1+s.IntN(len(names))]...))
-		if s.one(2) {
-			options = append(options, consulexec.WithConcurrency(1+s.IntN(4)))
-		}
-		if s.one(2) {
-			options = append(options, consulexec.WithMaxFailures(1+s.IntN(3)))
+// begin records that a command begins.
+func (s *soaking) begin(of *truth) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	of.runs++
+	running := 0
+	for _, truth := range s.truth {
+		if truth.runs > 0 && truth.exited.IsZero() {
+			running++
 		}
 	}
-	return options
-}
-
-// waysToTrouble are the ways in which a request can fail, in a fixed order, so
-// that a seed repeats a run.
-var waysToTrouble = []exectest.Action{
-	exectest.Refuse, exectest.Drop, exectest.Hang, doThenFail,
-	exectest.Respond(500, "No cluster leader"), exectest.Respond(500, "rpc error making call: EOF"), exectest.Respond(429, "slow down"),
-}
-
-// troubles draws what goes wrong in the first half minute. End stops it.
-func (s *soaking) troubles(srv *exectest.Server) (end func()) {
-	var ends []func()
-	for range s.IntN(5) {
-		way, share := waysToTrouble[s.IntN(len(waysToTrouble))], s.Float64()
-		begins := time.Now().Add(s.upTo(20 * time.Second))
-		stops := begins.Add(s.upTo(12 * time.Second))
-		dice := rand.New(rand.NewPCG(s.Uint64(), 0))
-		ends = append(ends, srv.Fault(exectest.Fault{Do: way, Match: func(*http.Request) bool {
-			now := time.Now()
-			return now.After(begins) && now.Before(stops) && dice.Float64() < share
-		}}))
-	}
-	victim := s.names[s.IntN(len(s.names))]
-	for _, trouble := range []struct {
-		in int
-		do func()
-	}{
-		{5, func() {
-			if victim != "first" {
-				srv.Kill(victim)
-			}
-		}},
-		{20, func() {
-			for _, id := range srv.Sessions() {
-				srv.DestroySession(id)
-			}
-		}},
-		{10, srv.RewindIndex},
-		{20, func() {
-			s.deletes.Store(true)
-			for _, key := range srv.Keys("_rexec/") {
-				srv.Delete(key)
-			}
-		}},
-		{5, func() {
-			for _, id := range srv.Sessions() {
-				for _, key := range []string{"stranger/ack", "stranger/exit", "first/out/fffff", "first/out/x", "job/job", "x"} {
-					srv.Put("_rexec/"+id+"/"+key, []byte("0"))
-				}
-			}
-		}},
-	} {
-		if s.one(trouble.in) {
-			timer := time.AfterFunc(s.upTo(20*time.Second), trouble.do)
-			ends = append(ends, func() { timer.Stop() })
-		}
-	}
-	return func() {
-		for _, end := range ends {
-			end()
-		}
-	}
+	s.most = max(s.most, running)
 }
 
 // run makes the run and checks it.
 func (s *soaking) run(t *testing.T, srv *exectest.Server) {
-	ctx, patience := t.Context(), 10*time.Minute
-	if s.endless || s.one(4) {
-		patience = s.upTo(40 * time.Second)
+	ctx := t.Context()
+	if s.patience > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, patience)
+		ctx, cancel = context.WithTimeout(ctx, s.patience)
 		defer cancel()
 	}
-	end := s.troubles(srv)
+	end := s.haveAccidents(srv)
 	rec := runtest.NewRecorder(t, srv.Client())
-	if s.one(2) {
+	if s.withConfig {
 		rec.Reach = consulexec.WithConfig(srv.Config())
 	}
-	e := rec.New("x", s.options()...)
+	e := rec.New("x", s.options...)
 	start := time.Now()
+	var submitted time.Time
+	rec.Hook = func(call string) {
+		if call == "submit" {
+			submitted = time.Now()
+		}
+	}
 	result, err := e.Run(ctx)
 	took := time.Since(start)
 	end()
 	rec.CheckCalls(err)
-	s.check(t, srv, result, err)
-	if took > patience+6*time.Second {
-		t.Errorf("took %v, want at most %v", took, patience+6*time.Second)
-	}
-	// If Consul could not be reached at the end, it removes the rest after twice
-	// the TTL, which is a minute for fences.
-	time.Sleep(125 * time.Second)
-	if left := srv.Sessions(); len(left) > 0 {
-		t.Errorf("sessions %v are left", left)
-	}
-	for _, key := range srv.Keys("") {
-		if strings.HasSuffix(key, "/job") && !strings.HasSuffix(key, "/job/job") {
-			t.Errorf("key %s is left", key)
-		}
-	}
-}
-
-// check compares the result with the truth.
-func (s *soaking) check(t *testing.T, srv *exectest.Server, result *consulexec.Result, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, n := range result.Nodes {
-		if n.Node == "stranger" {
-			t.Error("stranger is among the nodes")
-			continue
-		}
-		if n.Node == "nobody" {
-			// It is lost if the catalog can't be read and the run ends early.
-			unfenced := n.State == consulexec.StateLost && n.Acked.IsZero() && err != nil
-			if n.State != consulexec.StateNoResponse && n.State != consulexec.StateSkipped && !unfenced {
-				t.Errorf("nobody is %v", n.State)
-			}
-			continue
-		}
-		executions := srv.Executions(n.Node)
-		truth := s.truth[n.Node]
-		switch {
-		case executions > 1:
-			t.Errorf("%s ran the command %d times", n.Node, executions)
-		case n.State != consulexec.StateExited:
-			if n.Err == nil || result.Err() == nil {
-				t.Errorf("%s is %v, without an error", n.Node, n.State)
-			}
-		case n.ExitCode == 255 && (truth == nil || !truth.exited || truth.code != 255):
-			// Its agent gave up.
-		case truth == nil || !truth.exited || truth.code != n.ExitCode:
-			t.Errorf("%s exited with %d, but it did %+v", n.Node, n.ExitCode, truth)
-		case truth.output.String() != string(n.Output) && !s.deletes.Load():
-			t.Errorf("%s: output of %d bytes, not the %d bytes that it printed", n.Node, len(n.Output), truth.output.Len())
-		}
-		if n.State == consulexec.StateSkipped && executions > 0 {
-			t.Errorf("%s is skipped, but ran", n.Node)
-		}
-		if n.State == consulexec.StateNoResponse && executions > 0 && !s.deletes.Load() {
-			t.Errorf("%s is not responding, but ran", n.Node)
-		}
-		if !n.Acked.IsZero() && executions == 0 {
-			t.Errorf("%s is %v, but did not run", n.Node, n.State)
-		}
-	}
-	if err == nil && len(result.Nodes) == 0 {
-		t.Error("done without any node")
-	}
+	c := &soakCheck{soaking: s, srv: srv, result: result, err: err, took: took, failedAfter: time.Since(submitted)}
+	c.check(t)
+	c.checkNothingLeft(t, e.ID())
 }
