@@ -203,11 +203,15 @@ func TestDeadAgent(t *testing.T) {
 func TestKeptEmptiedTMPDIR(t *testing.T) {
 	eachShell(t, func(t *testing.T, sh nodeShell) {
 		t.Parallel()
+		var jobs []*started
+		var ids []string
 		for range upTo(10) {
-			a, id := newAgent(t, "SHELL=/bin/sh"), runID()
-			spec := keeping(Spec{Command: `rm -rf "$TMPDIR"/*; echo a; exit 3`})
-			checkAsk(t, "the command", a.start(sh.job(spec, id)), id, "a\n", NoteEnded, 3)
-			a.nothingLeft()
+			spec, id := keeping(Spec{Command: `rm -rf "$TMPDIR"/*; echo a; exit 3`}), runID()
+			jobs, ids = append(jobs, newAgent(t, "SHELL=/bin/sh").start(sh.job(spec, id))), append(ids, id)
+		}
+		for i, s := range jobs {
+			checkAsk(t, "the command", s, ids[i], "a\n", NoteEnded, 3)
+			s.nothingLeft()
 		}
 	})
 }
@@ -353,7 +357,7 @@ func TestOldGuards(t *testing.T) {
 	eachShell(t, func(t *testing.T, sh nodeShell) {
 		t.Parallel()
 		a := newAgent(t)
-		for _, test := range []struct {
+		tests := []struct {
 			files   string
 			minutes int
 			others  bool // the guard of another agent
@@ -372,7 +376,9 @@ func TestOldGuards(t *testing.T) {
 			{"hold", 4, false, true, false},
 			{"hold-1", 4, true, false, false},
 			{"", 4, false, false, true},
-		} {
+		}
+		var guards []string
+		for _, test := range tests {
 			id := runID()
 			guard := a.guard(id)
 			if test.others {
@@ -398,10 +404,13 @@ func TestOldGuards(t *testing.T) {
 			if test.lives {
 				a.forge(os.Getuid(), ": consulexec-"+id+" start")
 			}
-			if output, code := a.run(sh.job(killable(Spec{Command: "exit 3"}), runID())); output != "" || code != 3 {
-				t.Errorf("exit status %d, output %q", code, output)
-			}
-			if _, err := os.Stat(guard); os.IsNotExist(err) != test.removed {
+			guards = append(guards, guard)
+		}
+		if output, code := a.run(sh.job(killable(Spec{Command: "exit 3"}), runID())); output != "" || code != 3 {
+			t.Errorf("exit status %d, output %q", code, output)
+		}
+		for i, test := range tests {
+			if _, err := os.Stat(guards[i]); os.IsNotExist(err) != test.removed {
 				t.Errorf("%+v: %v", test, err)
 			}
 		}
