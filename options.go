@@ -385,14 +385,14 @@ func setAtLeastOne(to *int, option string, n int) error {
 // busybox) or a /bin/sh with job control, such as bash. The agent's user can
 // write to its TMPDIR, or /tmp. There the runner keeps a directory whose name
 // begins with consulexec-. It is gone a minute after the command's end, or later
-// with WithRecovery. If
-// somebody kills the runner's own processes, or the agent's limits (of processes
-// or open files) stop the runner while it starts, neither the timeout nor that
-// removal is certain. Without /proc, as on macOS, nobody can look for processes
+// with WithRecovery. If somebody kills the runner's own processes, neither the
+// timeout nor that removal is certain. The same holds if the machine can't open
+// more files while the runner starts, or, with ksh93 or zsh as /bin/sh, if it can't
+// start more processes. Without /proc, as on macOS, nobody can look for processes
 // that left the group and hold the output. The option does not work on Windows
 // agents.
 //
-// The job grows by some 9 KB, so the largest script is that much smaller.
+// The job grows by some 15 KB, so the largest script is that much smaller.
 func WithTimeout(d time.Duration) Option {
 	return func(c *config) error { return setPositive(&c.job.Timeout, "WithTimeout", d) }
 }

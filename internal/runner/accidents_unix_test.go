@@ -4,9 +4,11 @@ package runner
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -138,6 +140,108 @@ func TestEndTooLate(t *testing.T) {
 			if output, code := a.run(sh.end(id)); output != "" || code != want {
 				t.Errorf("%s: the end: exit status %d, output %q, want %d", command, code, output, want)
 			}
+		}
+	})
+}
+
+// TestCantStart has the runner fail to open a file when some of its processes
+// have started. The command does not run, and none of them goes on.
+func TestCantStart(t *testing.T) {
+	eachShell(t, func(t *testing.T, sh nodeShell) {
+		if sh.name == "zsh" {
+			t.Skip("runs no EXIT trap then")
+		}
+		t.Parallel()
+		for _, test := range []struct {
+			fifo string // is a broken link instead
+			spec Spec
+		}{
+			{"hold", timed(Spec{Command: ": >ran"}, time.Hour)},
+			{"hold", keeping(Spec{Command: ": >ran"})},
+			{"passed", keeping(Spec{Command: ": >ran", Timeout: time.Hour})},
+		} {
+			bin := t.TempDir()
+			mkfifo := "#!/bin/sh\n" + look("mkfifo") + ` "$@"; for f; do case $f in */` + test.fifo + ") rm $f; ln -s /no/such/dir/file $f ;; esac; done\n"
+			if err := os.WriteFile(filepath.Join(bin, "mkfifo"), []byte(mkfifo), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			a, id := newAgent(t, "SHELL=/bin/sh"), runID()
+			a.env = append(a.without("PATH"), "PATH="+bin+":"+os.Getenv("PATH"))
+			output, code := a.run(sh.kept(test.spec, id))
+			if code != 126 || output != notStarted || a.has("ran") {
+				t.Errorf("no %s: exit status %d, output %q", test.fifo, code, output)
+			}
+			if test.spec.Keep > 0 {
+				checkAsk(t, "an ask", a.start(sh.ask(id, "a", 0)), id, notStarted, NoteEnded, 126)
+			}
+			if output, code := a.run(sh.end(id)); output != "" || code != Ended {
+				t.Errorf("the end: exit status %d, output %q", code, output)
+			}
+			a.onlySweeper()
+		}
+	})
+}
+
+// notStarted is what a job prints whose runner could not start its processes.
+const notStarted = "consulexec: not run: the runner can't start its processes: is there a limit?\n"
+
+// onlySweeper checks that soon only the process that removes the guard is left.
+func (a *agent) onlySweeper() {
+	a.t.Helper()
+	var left []string
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		left = slices.DeleteFunc(a.list(), func(process string) bool {
+			return strings.Contains(process, "asked()") || strings.Contains(process, `"sleep\x00300\x00"`)
+		})
+		if len(left) == 0 {
+			return
+		}
+	}
+	a.t.Errorf("left: %v", left)
+}
+
+// TestProcessLimit runs jobs as users who may have only few processes at once. If
+// the runner can't start, the command does not run. None of its processes goes on.
+func TestProcessLimit(t *testing.T) {
+	if runtime.GOOS != "linux" || os.Getuid() != 0 {
+		t.Skip("only root can be another user, and not all systems limit a user's processes")
+	}
+	eachShell(t, func(t *testing.T, sh nodeShell) {
+		switch sh.name {
+		case "zsh":
+			t.Skip("runs no EXIT trap then")
+		case "ksh93":
+			t.Skip("waits for ever until it can start a process")
+		}
+		t.Parallel()
+		first := 1
+		if sh.name == "bash" || sh.name == "mksh" {
+			first = 5 // they try for up to half a minute, at each process anew
+		}
+		var jobs []*started
+		for limit := first; limit <= 12; limit++ {
+			for _, spec := range []Spec{{Command: ": >ran; echo a; exit 3", Timeout: time.Hour, MaxOutput: NoLimit}, keeping(Spec{Command: ": >ran; echo a; exit 3"})} {
+				a := newAgent(t)
+				job := sh.job(spec, runID())
+				a.uid = 1<<20 + rand.IntN(1<<30)
+				job.Args = append([]string{"/bin/sh", "-c", `ulimit -u "$0" 2>/dev/null || ulimit -p "$0"; exec "$@"`, fmt.Sprint(limit)}, job.Args...)
+				jobs = append(jobs, a.start(job))
+			}
+		}
+		notRun := 0
+		for i, s := range jobs {
+			output, code := s.wait()
+			ran := s.has("ran")
+			if !ran {
+				notRun++
+			}
+			if ran != (output == "a\n" && code == 3) || ran == (output != "" && code == 126) {
+				t.Errorf("limit %d: exit status %d, output %q, has run: %v", first+i/2, code, output, ran)
+			}
+			s.onlySweeper()
+		}
+		if notRun == 0 || notRun == len(jobs) {
+			t.Errorf("%d of %d did not run", notRun, len(jobs))
 		}
 	})
 }

@@ -55,7 +55,7 @@ func shells(t testing.TB) []nodeShell {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
+	dir := openDir(t)
 	for _, name := range []string{"dash", "bash", "busybox", "ksh93", "mksh", "zsh"} {
 		path, err := exec.LookPath(name)
 		if err != nil {
@@ -71,6 +71,15 @@ func shells(t testing.TB) []nodeShell {
 		found = append(found, nodeShell{name, as})
 	}
 	return found
+}
+
+// openDir returns a temporary directory that every user can write to.
+func openDir(t testing.TB) string {
+	dir := t.TempDir()
+	if err := errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chmod(dir, 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // job returns the job of a spec for a node with that /bin/sh. The guard goes
@@ -127,13 +136,14 @@ type agent struct {
 	tmp string
 	dir string // its working directory
 	tag string // is in the environment of all that it starts
+	uid int    // the user, if not this test's
 
 	ended  bool // whether nothing of its jobs is left
 	groups bool // whether each job starts in a process group of its own
 }
 
 func newAgent(t testing.TB, env ...string) *agent {
-	a := &agent{t: t, tmp: t.TempDir()}
+	a := &agent{t: t, tmp: openDir(t)}
 	a.dir = a.tmp
 	a.tag = "CONSULEXEC_TEST=" + a.tmp
 	a.env = append([]string{"PATH=" + os.Getenv("PATH"), "PWD=" + a.tmp, "TMPDIR=" + a.tmp, a.tag}, env...)
@@ -238,6 +248,9 @@ func (a *agent) start(job Job) *started {
 	}
 	s.cmd.Stdout, s.cmd.Stderr = w, w
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: a.groups}
+	if a.uid != 0 {
+		s.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(a.uid), Gid: uint32(a.uid)}
+	}
 	err = s.cmd.Start()
 	w.Close()
 	if err != nil {

@@ -64,7 +64,7 @@ func TestJob(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Logf("%s: %d bytes", test.name, len(document))
-		if len(document) > 14<<10 {
+		if len(document) > 15<<10 {
 			t.Errorf("%s: %d bytes", test.name, len(document))
 		}
 	}

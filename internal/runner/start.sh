@@ -24,11 +24,13 @@ trap : HUP INT TERM
 cx_keep=$2 cx_limit=$3 cx_max=$4 cx_work=$5 cx_size=$6 cx_script=$7 cx_stdin=$8 cx_vars=$9
 shift 9
 cx_leader=$1 cx_output=$2 cx_kind=$3 cx_shell=$4 cx_word=$5 cx_own=''
+cx_pump='' cx_tee='' cx_keeper='' cx_timer='' cx_watch=''
 shift 5
 [ -z "$cx_keep" ] || need tail tee
 
 # fail ends a run that has not begun.
 fail() {
+	trap - EXIT
 	echo "consulexec: not run: $1"
 	[ -z "$cx_keep" ] || { (echo "consulexec: not run: $1" >"$cx_dir/kept") && mv "$cx_dir/kept" "$cx_dir/kept-whole"; } 2>/dev/null
 	rm -f "$cx_dir/script" "$cx_dir/input"
@@ -37,10 +39,23 @@ fail() {
 	exit 126
 }
 
+# abort ends a run that has not begun when this shell ends, as it can't start a
+# process or open a file. What it has started would wait for the rest for ever. zsh
+# does not run it. ksh93 may try for ever to start a process.
+# shellcheck disable=SC2317 # the trap calls it
+abort() {
+	for cx_pid in $cx_watch $cx_pump $cx_tee $cx_keeper $cx_timer; do
+		kill -KILL "$cx_pid"
+		kill -KILL "-$cx_pid"
+	done 2>/dev/null
+	wait
+	fail "$cx_limited"
+}
+
 # exit_ended exits with the command's status if the command has ended.
 exit_ended() {
 	cx_ended=$(ended)
-	[ -z "$cx_ended" ] || exit "${cx_ended%%-*}"
+	[ -z "$cx_ended" ] || { cx_code=${cx_ended%%-*}; exit "$cx_code"; }
 }
 
 # A second copy of the job ends with the status, if that is known, but not before
@@ -55,6 +70,7 @@ case $? in
 	;;
 2) exit 126 ;;
 esac
+trap abort EXIT
 
 # remove_old removes old guards that nobody has removed, as their sweeper was
 # killed. It removes those whose command has ended, and those of this agent whose
@@ -142,20 +158,26 @@ esac
 # nor a full disk stops the output. Both hold the events open.
 #
 # The command may remove the guard. So all FIFOs are open before it begins: pump
-# and tee wait for each other, and this shell for tee.
+# and tee wait for each other, and this shell for tee. If tee can't start, the file
+# no-tee says so.
 keep_output() {
 	(
 		trap '' HUP INT TERM PIPE
+		trap ': >"$cx_dir/no-tee" >"$cx_copy"' EXIT
 		{
 			tee "$cx_copy"
+			trap - EXIT
 			cat >/dev/null
 		} <"$cx_dir/passed"
 	) &
+	cx_tee=$!
 	exec 5<"$cx_copy"
+	[ ! -e "$cx_dir/no-tee" ] || exit 126
 	(
 		trap '' HUP INT TERM
 		cat <&5 >"$cx_dir/kept" && mv "$cx_dir/kept" "$cx_dir/kept-whole"
 	) &
+	cx_keeper=$!
 	exec 5<&-
 }
 
@@ -188,6 +210,7 @@ exec 6>&-
 # Some shells would open the files themselves, not in the child, without exec.
 (exec $cx_own /bin/sh -c "$cx_leader" sh "$cx_id" "$cx_own" "$cx_work" "$cx_vars" "$@" \
 	<&7 >/dev/null 4>"$cx_dir/events" 5>"$cx_dir/output" 7<&- 8<&8 9<&9)
+trap 'exit "$cx_code"' EXIT # even if this shell can't start a process any more
 # A signal for this shell interrupts wait.
 while :; do
 	wait "$cx_watch"

@@ -12,11 +12,11 @@ watch() {
 	trap '' HUP INT TERM PIPE
 	IFS=' 
 '
-	cx_code=137 cx_exited='' cx_timed='' cx_ending='' cx_left='' cx_group=''
+	cx_code=126 cx_exited='' cx_timed='' cx_ending='' cx_left='' cx_group=''
 	while read -r cx_event cx_value; do
 		case $cx_event in
 		leader)
-			cx_group=$cx_value
+			cx_group=$cx_value cx_code=137
 			# Without the word it does not run the command. The end may have given
 			# up waiting before there were events.
 			[ ! -d "$cx_dir/end" ] || cx_ending=yes
@@ -33,7 +33,10 @@ watch() {
 		end) [ -n "$cx_ending" ] || end_command ;;
 		esac
 	done
-	if [ -n "$cx_timed" ]; then
+	if [ -z "$cx_exited" ] && [ "$cx_code" = 126 ]; then
+		cx_timed=''
+		echo "consulexec: not run: $cx_limited" >&3
+	elif [ -n "$cx_timed" ]; then
 		cx_code=124 cx_timed=timed
 		note 'timed out' >&3
 	elif [ -n "$cx_keep" ] && [ "$cx_code" = 255 ]; then
@@ -43,8 +46,8 @@ watch() {
 		cx_left=$cx_group
 		[ -n "$cx_group" ] && [ -z "$cx_ending" ] || cx_left=ended
 	fi
-	mv "$cx_dir"/hold* "$cx_dir/exit-$cx_code-$cx_timed-$cx_left" # which needs no room on the disk
 	[ -z "$cx_limit" ] || { kill -KILL "$cx_timer"; kill -KILL "-$cx_timer"; }
+	mv "$cx_dir"/hold* "$cx_dir/exit-$cx_code-$cx_timed-$cx_left" # which needs no room on the disk
 	exit "$cx_code"
 }
 
