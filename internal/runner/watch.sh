@@ -47,7 +47,10 @@ watch() {
 		[ -n "$cx_group" ] && [ -z "$cx_ending" ] || cx_left=ended
 	fi
 	[ -z "$cx_limit" ] || { kill -KILL "$cx_timer"; kill -KILL "-$cx_timer"; }
-	mv "$cx_dir"/hold* "$cx_dir/exit-$cx_code-$cx_timed-$cx_left" # which needs no room on the disk
+	# mv needs no room on the disk. If there can't be a process for it, a file has to do.
+	trap ': >"$cx_dir/exit-$cx_code-$cx_timed-$cx_left"' EXIT
+	mv "$cx_dir"/hold* "$cx_dir/exit-$cx_code-$cx_timed-$cx_left"
+	trap - EXIT
 	exit "$cx_code"
 }
 
