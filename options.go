@@ -376,8 +376,9 @@ func setAtLeastOne(to *int, option string, n int) error {
 // If the runner can't set directory or environment, the status is 125. If it
 // can't run the command for another reason, the status is 126. The reason is the
 // output then. Some shells drop a variable of the agent's environment whose name
-// no shell takes, such as my.var. If the agent gets the event twice, the runner
-// turns the second copy away: the command runs once.
+// no shell takes, such as my.var, and zsh as /bin/sh adds LOGNAME and OLDPWD and
+// sets IFS anew. If the agent gets the event twice, the runner turns the second
+// copy away: the command runs once.
 //
 // The node needs a POSIX /bin/sh (tried: bash, busybox, dash, ksh93, mksh, zsh),
 // cat, cksum, dd, env, find, grep, id, ls, mkdir, mkfifo, mv, printf, ps (only
