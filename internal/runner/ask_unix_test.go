@@ -213,13 +213,16 @@ func TestDeadAgent(t *testing.T) {
 func TestKeptEmptiedTMPDIR(t *testing.T) {
 	eachShell(t, func(t *testing.T, sh nodeShell) {
 		t.Parallel()
+		var jobs []*started
 		for range upTo(10) {
-			a := newAgent(t, "SHELL=/bin/sh")
 			spec := keeping(Spec{Command: `rm -rf "$TMPDIR"/*; echo a; exit 3`})
-			if output, code := a.run(sh.job(spec, runID())); output != "a\n" || code != 3 {
+			jobs = append(jobs, newAgent(t, "SHELL=/bin/sh").start(sh.job(spec, runID())))
+		}
+		for _, s := range jobs {
+			if output, code := s.wait(); output != "a\n" || code != 3 {
 				t.Errorf("exit status %d, output %q", code, output)
 			}
-			a.nothingLeft()
+			s.nothingLeft()
 		}
 	})
 }
@@ -365,7 +368,7 @@ func TestOldGuards(t *testing.T) {
 	eachShell(t, func(t *testing.T, sh nodeShell) {
 		t.Parallel()
 		a := newAgent(t)
-		for _, test := range []struct {
+		tests := []struct {
 			files   string
 			minutes int
 			others  bool // the guard of another agent
@@ -384,7 +387,9 @@ func TestOldGuards(t *testing.T) {
 			{"hold", 4, false, true, false},
 			{"hold-1", 4, true, false, false},
 			{"", 4, false, false, true},
-		} {
+		}
+		var guards []string
+		for _, test := range tests {
 			id := runID()
 			guard := a.guard(id)
 			if test.others {
@@ -410,10 +415,13 @@ func TestOldGuards(t *testing.T) {
 			if test.lives {
 				a.forge(os.Getuid(), ": consulexec-"+id+" start")
 			}
-			if output, code := a.run(sh.job(killable(Spec{Command: "exit 3"}), runID())); output != "" || code != 3 {
-				t.Errorf("exit status %d, output %q", code, output)
-			}
-			if _, err := os.Stat(guard); os.IsNotExist(err) != test.removed {
+			guards = append(guards, guard)
+		}
+		if output, code := a.run(sh.job(killable(Spec{Command: "exit 3"}), runID())); output != "" || code != 3 {
+			t.Errorf("exit status %d, output %q", code, output)
+		}
+		for i, test := range tests {
+			if _, err := os.Stat(guards[i]); os.IsNotExist(err) != test.removed {
 				t.Errorf("%+v: %v", test, err)
 			}
 		}
