@@ -928,22 +928,34 @@ func (r *run) cleanUp(timeout time.Duration) {
 	}
 }
 
-// remove destroys the sessions and deletes the keys. The session of the job goes
-// first: after that no agent can write, the fences are no longer needed, and the
-// deletion leaves nothing.
+// remove removes all that the run may have in Consul.
 func (r *run) remove(ctx context.Context) error {
-	var errs []error
+	var err, orphans error
 	if r.session != nil {
-		if err := r.session.destroy(ctx); err != nil {
-			return err
-		}
-		if fences := r.session.fences.Load(); fences != nil {
-			errs = append(errs, fences.destroy(ctx))
-		}
-		errs = append(errs, r.dispatcher.deleteKeys(ctx))
+		err = r.endSession(ctx)
 	}
 	if r.mayHaveOrphans {
-		errs = append(errs, destroyNamed(ctx, r.consul, r.sessionName(), r.awaitOrphan))
+		orphans = destroyNamed(ctx, r.consul, r.sessionName(), r.awaitOrphan)
+	}
+	return errors.Join(err, orphans)
+}
+
+// endSession destroys the sessions and deletes the keys, and then makes sure that
+// the sessions are gone. The one of the job goes first: after that no agent can
+// write, the fences are no longer needed, and the deletion leaves nothing.
+func (r *run) endSession(ctx context.Context) error {
+	if err := r.session.destroy(ctx); err != nil {
+		return err
+	}
+	sessions := []*session{r.session}
+	var errs []error
+	if fences := r.session.fences.Load(); fences != nil {
+		sessions = append(sessions, fences)
+		errs = append(errs, fences.destroy(ctx))
+	}
+	errs = append(errs, r.dispatcher.deleteKeys(ctx))
+	for _, s := range sessions {
+		errs = append(errs, s.makeSure(ctx))
 	}
 	return errors.Join(errs...)
 }

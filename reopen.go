@@ -87,15 +87,7 @@ func (r *run) reopen(cause error) error {
 // replaceSession makes sure that the old session is gone, so that no node can
 // take the job under it any more, and creates a new one.
 func (r *run) replaceSession(ctx context.Context) error {
-	if err := r.session.destroy(ctx); err != nil {
-		return err
-	}
-	if fences := r.session.fences.Load(); fences != nil {
-		if err := fences.destroy(ctx); err != nil {
-			return err
-		}
-	}
-	if err := r.dispatcher.deleteKeys(ctx); err != nil {
+	if err := r.endSession(ctx); err != nil {
 		return err
 	}
 	return r.createSession(ctx)

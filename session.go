@@ -282,26 +282,41 @@ func (s *session) renew(ctx context.Context, patience time.Duration) error {
 	return err
 }
 
-// errUnknownYet is the error of a request after which a session is still there.
-// The request is repeated.
+// errUnknownYet is the error of a renewal of a session that is there all the same.
+// It is repeated.
 var errUnknownYet = errors.New("the leader does not know the session yet")
 
-// destroy ends the session, and makes sure of it. After that no agent can write
-// under it.
+// destroy ends the session. After that no agent can write under it.
 func (s *session) destroy(ctx context.Context) error {
 	op := consul.Operation{Doing: "destroy session " + s.id, Need: "session:write", Timeout: consul.CleanUpTimeout}
 	err := s.Do(ctx, op, func(ctx context.Context) error {
-		if _, err := s.API.Session().Destroy(s.id, s.Write(ctx)); err != nil {
-			return err
-		}
-		entry, err := s.lookUp(ctx)
-		if err == nil && entry != nil {
-			err = errUnknownYet
-		}
+		_, err := s.API.Session().Destroy(s.id, s.Write(ctx))
 		return err
 	})
 	if err == nil {
 		s.Log.Debug("session destroyed", "session", s.id)
 	}
 	return err
+}
+
+// makeSure destroys the session again if it is still there. A leader that does not
+// know it yet destroys nothing, and says that it has.
+func (s *session) makeSure(ctx context.Context) error {
+	op := consul.Operation{Doing: "look for session " + s.id, Need: "session:read", Timeout: consul.CleanUpTimeout}
+	for {
+		var entry *api.SessionEntry
+		err := s.Do(ctx, op, func(ctx context.Context) (err error) {
+			entry, err = s.lookUp(ctx)
+			return err
+		})
+		if err != nil || entry == nil {
+			return err
+		}
+		if err := s.destroy(ctx); err != nil {
+			return err
+		}
+		if !consul.Sleep(ctx, orphanPause) {
+			return consul.ContextError(ctx)
+		}
+	}
 }
