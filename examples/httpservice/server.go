@@ -1,73 +1,55 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"embed"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
 	"io/fs"
-	"mime"
-	"net"
+	"log/slog"
 	"net/http"
-	"net/netip"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/consul/api"
-
-	"github.com/consulexec/consulexec"
 )
 
-// These limits bound the memory. Each of maxRunning+maxEnded runs holds up to
-// maxOutput bytes of output and some 700 bytes for each node. Each of
-// maxStreams readers holds one batch.
+// These limits and that of runs at once bound the memory. Each run holds up to
+// maxOutput bytes of output, and some 700 bytes for each node.
 const (
-	maxBody    = 64 << 10         // bytes of a request
-	bodyTime   = 10 * time.Second // for reading a request
-	maxRunning = 16               // runs at once
-	maxEnded   = 32               // ended runs that can still be read
-	keepEnded  = 10 * time.Minute // for how long they can be read
-	maxStreams = 100              // readers of events at once
-
-	// heartbeat is how long a reader of events waits for a sign of life. Many
-	// proxies cut a connection that is silent for 30 or 60 seconds.
-	heartbeat = 15 * time.Second
-
-	// writeTimeout is how long a reader may take to read a batch. A reader that
-	// was cut off reconnects with Last-Event-ID.
-	writeTimeout = 30 * time.Second
+	maxEnded  = 32               // ended runs that can still be read
+	keepEnded = 10 * time.Minute // for how long they can be read
 )
-
-// policy lets the page load its own script and style sheet and talk to this
-// server, and nothing else. It keeps scripts from turning text into HTML.
-const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
-	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
 
 //go:embed page
 var page embed.FS
 
+// settings are how the service is set up.
+type settings struct {
+	maxRuns int           // runs at once
+	auth    authenticator // nil for nobody: see authenticator
+	hosts   []string      // names of this service beside those of loopback
+}
+
 // A server holds the runs. Its methods are safe for concurrent use.
 type server struct {
+	settings
 	client  *api.Client
 	ctx     context.Context // ends all runs
 	cancel  context.CancelFunc
-	running sync.WaitGroup
-	streams chan struct{} // holds an element for each reader
+	metrics *metrics
+	streams chan struct{}  // holds an element for each reader
+	running sync.WaitGroup // the goroutines of the runs
 
 	mu     sync.Mutex // guards the fields below
 	runs   map[string]*run
+	keys   keys
 	closed bool
 }
 
-func newServer(client *api.Client) *server {
-	s := &server{client: client, streams: make(chan struct{}, maxStreams), runs: map[string]*run{}}
+func newServer(client *api.Client, set settings) *server {
+	s := &server{settings: set, client: client, streams: make(chan struct{}, maxStreams), runs: map[string]*run{}, keys: keys{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.metrics = newMetrics(s.countRunning, func() int { return len(s.streams) })
 	return s
 }
 
@@ -89,134 +71,69 @@ func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /", http.FileServerFS(files))
 	mux.HandleFunc("POST /runs", s.start)
+	mux.HandleFunc("GET /runs", s.list)
 	mux.HandleFunc("GET /runs/{id}/events", s.events)
 	mux.HandleFunc("DELETE /runs/{id}", s.stop)
-	return guard(mux)
+	mux.HandleFunc("POST /targets", s.targets)
+	mux.Handle("GET /metrics", s.metrics.handler())
+	return s.metrics.counted(guard(s.hosts, authenticated(s.auth, mux)))
 }
 
-// guard refuses requests that a foreign web page makes a browser send: a POST
-// or DELETE from another origin, and any request for a host that is not
-// loopback. With DNS rebinding, a foreign page reaches this service under its
-// own host name, so that its requests count as same-origin.
-func guard(next http.Handler) http.Handler {
-	sameOrigin := http.NewCrossOriginProtection()
-	sameOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		writeError(w, http.StatusForbidden, errors.New("cross-site requests are refused"))
-	}))
-	next = sameOrigin.Handler(next)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		header := w.Header()
-		header.Set("Content-Security-Policy", policy)
-		header.Set("X-Content-Type-Options", "nosniff")
-		header.Set("Cross-Origin-Resource-Policy", "same-origin")
-		header.Set("Referrer-Policy", "no-referrer")
-		header.Set("Cache-Control", "no-store")
-		if !loopback(r.Host) {
-			writeError(w, http.StatusForbidden, fmt.Errorf("host %q is not this machine's loopback", r.Host))
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
-}
-
-// loopback reports whether the host of a request is a loopback address or
-// localhost.
-func loopback(host string) bool {
-	name, _, err := net.SplitHostPort(host)
-	if err != nil {
-		name = strings.Trim(host, "[]") // without a port
-	}
-	address, err := netip.ParseAddr(name)
-	return name == "localhost" || err == nil && address.IsLoopback()
-}
-
-// An order says what to run, and on which nodes.
-type order struct {
-	Command string   `json:"command"`
-	Node    string   `json:"node"`  // a regular expression for names; empty matches all
-	Nodes   []string `json:"nodes"` // names; empty for all nodes
-}
-
-// start starts a run.
-func (s *server) start(w http.ResponseWriter, req *http.Request) {
-	if kind, _, err := mime.ParseMediaType(req.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		writeError(w, http.StatusUnsupportedMediaType, errors.New("the Content-Type must be application/json"))
-		return
-	}
-	http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime))
-	var o order
-	decoder := json.NewDecoder(http.MaxBytesReader(w, req.Body, maxBody))
-	decoder.DisallowUnknownFields()
-	err := decoder.Decode(&o)
-	if err == nil && decoder.Decode(new(any)) != io.EOF {
-		err = errors.New("the request has more than one JSON value")
-	}
-	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		writeError(w, http.StatusRequestEntityTooLarge, err)
-		return
-	} else if err != nil {
-		writeError(w, http.StatusBadRequest, fmt.Errorf("read the request: %w", err))
-		return
-	}
-	options := []consulexec.Option{consulexec.WithClient(s.client), consulexec.WithKillOnCancel()}
-	if o.Node != "" {
-		options = append(options, consulexec.WithNode(o.Node))
-	}
-	if len(o.Nodes) > 0 {
-		options = append(options, consulexec.WithNodes(o.Nodes...))
-	}
-	e, err := consulexec.New(o.Command, options...)
-	if err != nil {
-		writeError(w, http.StatusBadRequest, err)
-		return
-	}
-	if err := checkConsul(req.Context(), s.client); err != nil {
-		w.Header().Set("Retry-After", "10")
-		writeError(w, http.StatusServiceUnavailable, fmt.Errorf("no usable Consul agent: %w", err))
-		return
-	}
-	r, err := s.add(e, o)
-	if err != nil {
-		w.Header().Set("Retry-After", "10")
-		writeError(w, http.StatusServiceUnavailable, err)
-		return
-	}
-	w.Header().Set("Location", "/runs/"+r.id)
-	writeJSON(w, http.StatusCreated, map[string]string{"id": r.id, "events": "/runs/" + r.id + "/events"})
-}
-
-// add starts a run, unless there are too many.
-func (s *server) add(e *consulexec.Exec, o order) (*run, error) {
+// add starts a run, unless there are too many, or the key has started one in the
+// meantime. It returns the ID.
+func (s *server) add(r *run, key string) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	running := 0
-	for _, r := range s.runs {
-		if !r.over() {
-			running++
-		}
+	if id, err := s.keys.find(key, r.order); id != "" || err != nil {
+		return id, err
 	}
-	switch {
-	case s.closed:
-		return nil, errors.New("the service is shutting down")
-	case running >= maxRunning:
-		return nil, fmt.Errorf("too many runs: %d are under way", running)
+	if s.closed {
+		return "", refuse(http.StatusServiceUnavailable, "the service is shutting down")
 	}
-	r := newRun(e)
+	if n := s.countRunningLocked(); n >= s.maxRuns {
+		return "", refuse(http.StatusTooManyRequests, "too many runs: %d are under way", n)
+	}
+	if err := s.keys.add(key, r.order, r.id); err != nil {
+		return "", err
+	}
 	s.runs[r.id] = r
 	ctx, cancel := context.WithCancel(s.ctx)
 	r.cancel = cancel
+	s.metrics.started.Inc()
+	if r.user != "" {
+		slog.Info("run", "user", r.user, "run", r.id, "command", r.order.Command, "node", r.order.Node, "nodes", r.order.Nodes)
+	}
 	s.running.Go(func() {
 		defer cancel()
-		r.follow(ctx, o)
-		s.retire(r)
+		r.follow(ctx)
+		s.metrics.count(r)
+		s.retire(r, key)
 	})
-	return r, nil
+	return r.id, nil
+}
+
+// countRunning returns how many runs are under way.
+func (s *server) countRunning() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.countRunningLocked()
+}
+
+// countRunningLocked is countRunning for a caller who holds mu.
+func (s *server) countRunningLocked() (n int) {
+	for _, r := range s.runs {
+		if !r.over() {
+			n++
+		}
+	}
+	return n
 }
 
 // retire removes an ended run after keepEnded, and the oldest ended runs at
-// once if there are more than maxEnded.
-func (s *server) retire(r *run) {
-	time.AfterFunc(keepEnded, func() { s.remove(r) })
+// once if there are more than maxEnded. It removes the key after keepKeys.
+func (s *server) retire(r *run, key string) {
+	s.later(keepEnded, func() { delete(s.runs, r.id) })
+	s.later(keepKeys, func() { delete(s.keys, key) })
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var ended []*run
@@ -231,102 +148,11 @@ func (s *server) retire(r *run) {
 	}
 }
 
-func (s *server) remove(r *run) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.runs, r.id)
-}
-
-// find returns the run that the path names. If there is none, it answers the
-// request and returns nil.
-func (s *server) find(w http.ResponseWriter, req *http.Request) *run {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	r := s.runs[req.PathValue("id")]
-	if r == nil {
-		writeError(w, http.StatusNotFound, errors.New("there is no such run, or it ended too long ago"))
-	}
-	return r
-}
-
-// stop ends a run. It answers when the session, keys and commands are gone.
-func (s *server) stop(w http.ResponseWriter, req *http.Request) {
-	r := s.find(w, req)
-	if r == nil {
-		return
-	}
-	r.cancel()
-	select {
-	case <-r.done:
-	case <-req.Context().Done():
-		return
-	}
-	if left := (*consulexec.NodeError)(nil); errors.As(r.err, &left) {
-		writeError(w, http.StatusInternalServerError, r.err) // the command may still run on that node
-		return
-	}
-	w.WriteHeader(http.StatusNoContent)
-}
-
-// events sends the events of a run until its end. It begins after the event
-// that the reader has seen last, or at the start.
-func (s *server) events(w http.ResponseWriter, req *http.Request) {
-	r := s.find(w, req)
-	if r == nil {
-		return
-	}
-	select {
-	case s.streams <- struct{}{}:
-		defer func() { <-s.streams }()
-	default:
-		writeError(w, http.StatusServiceUnavailable, fmt.Errorf("too many readers: %d are connected", maxStreams))
-		return
-	}
-	seen, _ := strconv.Atoi(cmp.Or(req.Header.Get("Last-Event-ID"), "0")) // an ID that is no number counts as 0
-	if r.seenAll(seen) {
-		w.WriteHeader(http.StatusNoContent) // makes an EventSource stop reconnecting
-		return
-	}
-	w.Header().Set("Content-Type", "text/event-stream")
-	control := http.NewResponseController(w)
-	beat := time.NewTicker(heartbeat)
-	defer beat.Stop()
-	for {
-		batch, more := r.after(seen)
-		if len(batch) > 0 {
-			control.SetWriteDeadline(time.Now().Add(writeTimeout))
-			for _, m := range batch {
-				if seen = max(seen, m.id); m.id > 0 {
-					fmt.Fprintf(w, "id: %d\n", m.id)
-				}
-				fmt.Fprintf(w, "data: %s\n\n", m.data)
-			}
-			if control.Flush() != nil || r.seenAll(seen) {
-				return
-			}
-			continue
-		}
-		select {
-		case <-more:
-		case <-beat.C:
-			control.SetWriteDeadline(time.Now().Add(writeTimeout))
-			io.WriteString(w, ": the run goes on\n\n")
-			if control.Flush() != nil {
-				return
-			}
-		case <-req.Context().Done():
-			return
-		}
-	}
-}
-
-// writeJSON answers with a value as JSON.
-func writeJSON(w http.ResponseWriter, status int, value any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	json.NewEncoder(w).Encode(value)
-}
-
-func writeError(w http.ResponseWriter, status int, err error) {
-	writeJSON(w, status, map[string]string{"error": err.Error()})
+// later calls f after a time, with mu held.
+func (s *server) later(d time.Duration, f func()) {
+	time.AfterFunc(d, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		f()
+	})
 }
