@@ -14,7 +14,7 @@ import (
 // row returns a JavaScript expression for the cells of a node's row, as an
 // array of texts.
 func row(node string) string {
-	return fmt.Sprintf(`[...document.querySelectorAll("tbody tr")].map((row) => [...row.cells].map((cell) => cell.textContent)).find((cells) => cells[0] === %q)`, node)
+	return fmt.Sprintf(`[...document.getElementById("rows").rows].map((row) => [...row.cells].map((cell) => cell.textContent)).find((cells) => cells[0] === %q)`, node)
 }
 
 // hasRow returns a condition: a node's row has exactly these texts.
@@ -62,6 +62,16 @@ func (b *browser) checkPage(base string) {
 	if requests == 0 {
 		b.t.Error("the browser has reported no request")
 	}
+}
+
+// enterAll presses Enter in the form, and confirms that it means all nodes.
+func (b *browser) enterAll() {
+	b.t.Helper()
+	b.enter()
+	b.wait(`document.getElementById("ask").open`)
+	b.tab()
+	b.wait(focus("yes"))
+	b.enter()
 }
 
 const hostile = `<img src=x onerror="document.title='taken'"><b>&amp;</b>`
@@ -112,14 +122,14 @@ func TestPage(t *testing.T) {
 	b.wait(text("summary", "Nodes: 3 (2 running, 1 exited with 3)") + " || " + text("summary", "Nodes: 3 (1 exited with 3, 2 running)"))
 	b.wait(`document.getElementById("error").textContent === ""`)
 	var names []string
-	b.eval(`[...document.querySelectorAll("tbody th")].map((head) => head.textContent)`, &names)
+	b.eval(`[...document.querySelectorAll("#rows th")].map((head) => head.textContent)`, &names)
 	if got := strings.Join(names, " "); got != "web-1 web-2 web-3" {
 		t.Errorf("rows: %s", got)
 	}
 	close(goOn)
 	b.wait(hasRow("web-1", "exited", "0", hostile+"!"))
 	b.wait(hasRow("web-3", "exited", "0", "…"+strings.Repeat("x", 4000-1-3)+"end"))
-	b.wait(text("status", "Ended. node web-2: exit status 3"))
+	b.wait(text("status", "Ended: the command\nnode web-2: exit status 3"))
 	b.wait(`document.getElementById("stop").disabled`)
 
 	// A reload shows the run again, from the service's memory.
@@ -130,7 +140,7 @@ func TestPage(t *testing.T) {
 	b.open(address)
 	b.wait(hasRow("web-1", "exited", "0", hostile+"!"))
 	b.wait(hasRow("web-2", "exited", "3", "failed\n"))
-	b.wait(text("status", "Ended. ") + ` && document.getElementById("command").value === "the command" && document.getElementById("node").value === "^web-"`)
+	b.wait(text("status", "Ended: ") + ` && document.getElementById("command").value === "the command" && document.getElementById("node").value === "^web-"`)
 	var title string
 	b.eval("document.title", &title)
 	if strings.Contains(title, "taken") {
@@ -149,10 +159,10 @@ func TestPageWords(t *testing.T) {
 	b.open(s.web.URL + "/")
 	b.wait(focus("command"))
 	b.write("anything")
-	b.enter()
+	b.enterAll()
 	b.wait(hasRow("binary", "exited", "3", "a\uFFFD"))
 	b.wait(hasRow("mute", "no response", "", ""))
-	b.wait(text("status", "Ended. node binary: exit status 3"))
+	b.wait(text("status", "Ended: anything\nnode binary: exit status 3"))
 	b.checkPage(s.web.URL)
 }
 
@@ -163,7 +173,7 @@ func TestPageStop(t *testing.T) {
 	b.open(s.web.URL + "/")
 	b.wait(focus("command"))
 	b.write("echo here; exec sleep 1000")
-	b.enter()
+	b.enterAll()
 	b.wait(hasRow("a", "running", "", "here\n"))
 	b.eval(`document.getElementById("stop").focus()`, nil)
 	b.enter()
@@ -190,13 +200,13 @@ func TestPageReconnects(t *testing.T) {
 	b.open(s.web.URL + "/")
 	b.wait(focus("command"))
 	b.write("anything")
-	b.enter()
+	b.enterAll()
 	b.wait(hasRow("a", "running", "", "before,"))
 	s.web.CloseClientConnections()
 	close(goOn)
 	b.wait(text("error", "Reconnecting"))
 	b.wait(hasRow("a", "exited", "0", "before,after"))
-	b.wait(text("status", "Ended. The exit code of every node is 0.") + ` && document.getElementById("error").textContent === ""`)
+	b.wait(text("status", "Ended: anything\nThe exit code of every node is 0.") + ` && document.getElementById("error").textContent === ""`)
 }
 
 // TestPageAccessible checks what can be computed: the names of controls, the
@@ -207,8 +217,8 @@ func TestPageAccessible(t *testing.T) {
 	b.open(s.web.URL + "/")
 	b.wait(focus("command"))
 	b.write("anything")
-	b.enter()
-	b.wait(text("status", "Ended. ") + " && " + text("summary", "Nodes: 2"))
+	b.enterAll()
+	b.wait(text("status", "Ended: ") + " && " + text("summary", "Nodes: 2"))
 
 	var tree struct {
 		Nodes []struct {
@@ -235,7 +245,7 @@ func TestPageAccessible(t *testing.T) {
 	backgrounds := map[string]bool{}
 	for _, scheme := range []string{"light", "dark"} {
 		b.call("Emulation.setEmulatedMedia", map[string]any{"features": []map[string]string{{"name": "prefers-color-scheme", "value": scheme}}}, nil)
-		for _, selector := range []string{"h1", "label", "small", "#status", "tbody th", "td.good", "td.bad", "pre", "caption"} {
+		for _, selector := range []string{"h1", "label", "small", "#status", "#rows th", "#rows .good", "#rows .bad", "#rows pre", "#summary", "#runs a", "#runs .bad"} {
 			var colour struct {
 				Background string
 				Contrast   float64

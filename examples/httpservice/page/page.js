@@ -1,45 +1,101 @@
 // Shows the run whose ID follows the # in the address, so that a link or a reload
-// shows the same run. Data from nodes is only ever set as text, never as HTML.
+// shows the same run. The form starts runs.
 
-const maxShown = 4000; // characters of output in a node's row
+import {apply, clear} from "./nodes.js";
+import {mark, refresh, shorten} from "./runs.js";
+
+const repeatTime = 1000; // ms within which the same order again is the same run
 const element = (id) => document.getElementById(id);
-const nodes = new Map(); // by name: {state, code, reason, output, draw}
-const changed = new Set(); // the nodes whose rows must be drawn again
-let source, drawing, current = "";
+let source; // of the events of the run that is shown
+let current = ""; // its ID
+let running = false; // whether it is under way
+let command = ""; // what it runs
+let last = {}; // the last order of the form: its body, key, time, and the ID of its run
 
 element("form").addEventListener("submit", async (event) => {
 	event.preventDefault();
+	if (element("run").disabled) {
+		return;
+	}
 	element("error").textContent = "";
 	element("run").disabled = true;
-	const order = {
-		command: element("command").value,
-		node: element("node").value,
-		nodes: element("nodes").value.split(/[\s,]+/).filter((name) => name),
-	};
-	const answer = await request("/runs", {
-		method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(order),
-	});
-	element("run").disabled = false;
-	if (answer) {
-		location.hash = answer.id;
+	const order = readForm();
+	if (order.node || order.nodes || await confirmed(order)) {
+		await start(JSON.stringify(order));
 	}
+	element("run").disabled = false;
 });
+
+// readForm returns the order that stands in the form. An empty field is left out,
+// which means all nodes. The service refuses a list with an empty name.
+function readForm() {
+	const order = {command: element("command").value};
+	if (element("node").value) {
+		order.node = element("node").value;
+	}
+	const names = element("nodes").value.trim();
+	if (names) {
+		order.nodes = names.split(/\s*,\s*|\s+/);
+	}
+	return order;
+}
+
+// start starts a run and shows it. An order that repeats the last one, as a second
+// Enter does, has the same key, so that it starts no second run. So has one after an
+// answer that got lost.
+async function start(body) {
+	const repeats = body === last.body && (!last.answered || Date.now() - last.time < repeatTime || last.id === current && running);
+	last = repeats ? last : {body, key: Array.from(crypto.getRandomValues(new Uint32Array(4))).join("-")};
+	const answer = await request("/runs", {headers: {"Idempotency-Key": last.key}, body});
+	if (answer?.id && answer.id === last.id && Date.now() - last.time > repeatTime) {
+		element("error").textContent = "This is under way already. Stop it, or wait for its end, to run it again.";
+	}
+	last.time = Date.now();
+	last.answered = answer !== undefined;
+	if (answer?.id) {
+		last.id = answer.id;
+		location.hash = answer.id;
+		refresh();
+	}
+}
+
+// confirmed asks whether to run on all nodes, and says how many these are. The focus
+// is on no button, so that a second Enter does not answer.
+async function confirmed(order) {
+	const targets = await request("/targets", {body: JSON.stringify(order)});
+	if (!targets?.nodes) {
+		return false;
+	}
+	const n = targets.nodes.length;
+	element("ask-command").textContent = shorten(order.command);
+	element("ask-nodes").textContent = (n ? `On all nodes, now ${n.toLocaleString("en")}.` : "On all nodes.") + (targets.error ? " " + targets.error : "");
+	const dialog = element("ask");
+	dialog.returnValue = "";
+	dialog.showModal();
+	return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), {once: true}));
+}
+
+element("yes").addEventListener("click", () => element("ask").close("yes"));
+element("no").addEventListener("click", () => element("ask").close(""));
 
 element("stop").addEventListener("click", async () => {
 	element("stop").disabled = true;
-	element("status").textContent = "Stopping…";
-	await request("/runs/" + current, {method: "DELETE"});
+	element("status").textContent = "Stopping: " + shorten(command);
+	await request("/runs/" + encodeURIComponent(current), {method: "DELETE"});
 });
 
-// request returns the answer of the service. If there is none, it shows the error.
-async function request(path, options) {
+// request returns the answer of the service. If that is an error, it shows it, and
+// the answer has no more than the error. If there is no answer, it returns
+// undefined.
+async function request(path, {method = "POST", headers = {}, body}) {
 	try {
-		const response = await fetch(path, options);
+		const response = await fetch(path, {method, body, headers: {"Content-Type": "application/json", ...headers}});
 		const answer = response.status === 204 ? {} : await response.json();
-		if (response.ok) {
-			return answer;
+		if (!response.ok) {
+			element("error").textContent = answer.error;
+			return {};
 		}
-		element("error").textContent = answer.error;
+		return answer;
 	} catch (error) {
 		element("error").textContent = "The service does not answer: " + error.message;
 	}
@@ -47,16 +103,17 @@ async function request(path, options) {
 
 addEventListener("hashchange", watch);
 watch();
+refresh();
 
 // watch shows the run whose ID is in the address.
 function watch() {
 	source?.close();
 	current = location.hash.slice(1);
-	nodes.clear();
-	changed.clear();
-	element("rows").replaceChildren();
+	running = false;
+	clear();
+	mark(current);
 	element("summary").textContent = current ? "Nodes" : "No run yet";
-	for (const id of ["status", "cut", "error"]) {
+	for (const id of ["status", "error"]) {
 		element(id).textContent = "";
 	}
 	element("stop").disabled = !current;
@@ -64,91 +121,38 @@ function watch() {
 		return;
 	}
 	source = new EventSource("/runs/" + encodeURIComponent(current) + "/events");
-	source.onmessage = (message) => apply(JSON.parse(message.data));
+	source.onmessage = (message) => follow(JSON.parse(message.data));
 	source.onopen = () => { element("error").textContent = ""; };
 	source.onerror = () => {
 		const gone = source.readyState === EventSource.CLOSED;
-		element("error").textContent = gone ? "The service no longer has this run." : "Connection lost. Reconnecting…";
+		element("error").textContent = gone ? "The service no longer has this run, or has too many readers." : "Connection lost. Reconnecting…";
 		element("stop").disabled = gone;
 	};
 }
 
-// apply updates the page with an event. No event comes twice: after a reconnect, an
-// EventSource gets only the events that follow.
-function apply(event) {
+// follow updates the page with an event of the run.
+function follow(event) {
 	switch (event.type) {
 	case "start":
-		element("command").value = event.order.command;
-		element("node").value = event.order.node;
-		element("nodes").value = (event.order.nodes ?? []).join(" ");
-		element("status").textContent = "Starting…";
+		running = true;
+		command = event.order.command;
+		if (current !== last.id) { // else the form has it, or what is to be next
+			element("command").value = command;
+			element("node").value = event.order.node ?? "";
+			element("nodes").value = (event.order.nodes ?? []).join(" ");
+		}
+		element("status").textContent = "Starting: " + shorten(command);
 		return;
 	case "submit":
-		element("status").textContent = "Running: " + element("command").value;
-		return;
-	case "cut":
-		element("cut").textContent = `The service has dropped the oldest ${event.bytes} bytes of output.`;
+		element("status").textContent = "Running: " + shorten(command);
 		return;
 	case "end":
+		running = false;
 		source.close();
 		element("stop").disabled = true;
-		element("status").textContent = event.error ? "Ended. " + event.error : "Ended. The exit code of every node is 0.";
+		element("status").textContent = `Ended: ${shorten(command)}\n${event.error ?? "The exit code of every node is 0."}`;
+		refresh();
 		return;
 	}
-	const node = nodes.get(event.node) ?? add(event.node);
-	if (event.type === "output") {
-		const output = node.output + (event.output ?? decode(event.output_base64));
-		node.output = output.length > maxShown ? "…" + output.slice(1 - maxShown) : output;
-	} else {
-		const state = (event.state ?? event.type).replace("_", " "); // only the result of a node has a state
-		node.state = {ack: "running", exit: "exited", running: "left running"}[state] ?? state;
-		node.code = event.exit_code;
-		const known = `node ${event.node}: ` + (state === "exit" ? `exit status ${event.exit_code}` : state); // the row says it already
-		node.reason = event.error?.startsWith(known) ? event.error.slice(known.length) : "";
-	}
-	changed.add(node);
-	drawing ??= setTimeout(draw, 50); // one drawing for many events
-}
-
-// decode returns the text of output that is not UTF-8, and shows that it is not.
-function decode(base64) {
-	return new TextDecoder().decode(Uint8Array.from(atob(base64), (c) => c.charCodeAt(0)));
-}
-
-// add adds a node's row, in the order of names.
-function add(name) {
-	const row = document.createElement("tr");
-	const [head, state, code, output] = ["th", "td", "td", "td"].map((kind) => row.appendChild(document.createElement(kind)));
-	head.scope = "row";
-	head.textContent = name;
-	const text = output.appendChild(document.createElement("pre"));
-	text.setAttribute("role", "region");
-	text.setAttribute("aria-label", "Output of " + name);
-	text.tabIndex = 0; // lets the keyboard scroll it
-	const next = [...element("rows").rows].find((other) => other.cells[0].textContent > name);
-	element("rows").insertBefore(row, next ?? null);
-	const node = {state: "", reason: "", output: "", draw() {
-		state.textContent = node.state + node.reason;
-		state.className = node.state === "exited" && node.code === 0 ? "good" : node.state === "running" ? "" : "bad";
-		code.textContent = node.code ?? "";
-		text.textContent = node.output;
-		text.scrollTop = text.scrollHeight;
-	}};
-	nodes.set(name, node);
-	return node;
-}
-
-function draw() {
-	drawing = undefined;
-	for (const node of changed) {
-		node.draw();
-	}
-	changed.clear();
-	const count = new Map();
-	for (const node of nodes.values()) {
-		const state = node.state === "exited" ? "exited with " + node.code : node.state;
-		count.set(state, (count.get(state) ?? 0) + 1);
-	}
-	const summary = [...count].map(([state, n]) => n + " " + state).join(", ");
-	element("summary").textContent = `Nodes: ${nodes.size}` + (summary && ` (${summary})`);
+	apply(event);
 }
