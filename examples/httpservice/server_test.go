@@ -2,32 +2,21 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"log"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/hashicorp/consul/api"
-
-	"github.com/consulexec/consulexec"
 	"github.com/consulexec/consulexec/exectest"
 )
 
@@ -43,8 +32,13 @@ var testSettings = settings{maxRuns: 16}
 
 func start(t *testing.T, options ...exectest.Option) *service {
 	t.Helper()
+	return startWith(t, testSettings, options...)
+}
+
+func startWith(t *testing.T, set settings, options ...exectest.Option) *service {
+	t.Helper()
 	s := &service{cluster: exectest.NewServer(options...)}
-	s.server = newServer(s.cluster.Client(), testSettings)
+	s.server = newServer(s.cluster.Client(), set)
 	s.web = httptest.NewServer(s.handler())
 	t.Cleanup(func() {
 		s.close() // first: web.Close waits for the streams of events
@@ -108,8 +102,8 @@ func begin(t *testing.T, base string, o order) string {
 type received struct {
 	event
 	Output, State string
-	OutputBase64        []byte `json:"output_base64"`
-	ExitCode            *int   `json:"exit_code"`
+	OutputBase64  []byte `json:"output_base64"`
+	ExitCode      *int   `json:"exit_code"`
 }
 
 // A reader reads the events of a run.
@@ -341,57 +335,6 @@ func TestStopFails(t *testing.T) {
 	s.checkClean(t)
 }
 
-func TestBadInput(t *testing.T) {
-	s := start(t, exectest.Node("a"))
-	for _, test := range []struct {
-		name, body string
-		header     []string
-		status     int
-		want       string
-	}{
-		{"no command", `{"command": ""}`, asJSON, 400, "no command"},
-		{"filter", `{"command": "x", "node": "web-("}`, asJSON, 400, `WithNode(\"web-(\")`},
-		{"names", `{"command": "x", "nodes": ["a", ""]}`, asJSON, 400, "nodes: name 2 of 2 is empty"},
-		{"no names", `{"command": "x", "nodes": []}`, asJSON, 400, "nodes is empty or null"},
-		{"null names", `{"command": "x", "nodes": null}`, asJSON, 400, "nodes is empty or null"},
-		{"other case", `{"command": "x", "Nodes": []}`, asJSON, 400, "nodes is empty or null"},
-		{"second names", `{"command": "x", "nodes": ["a"], "nodes": null}`, asJSON, 400, "nodes is empty or null"},
-		{"one name", `{"command": "x", "nodes": "a"}`, asJSON, 400, "nodes: json: cannot unmarshal string"},
-		{"no filter", `{"command": "x", "node": ""}`, asJSON, 400, "node is empty or null"},
-		{"null filter", `{"command": "x", "node": null}`, asJSON, 400, "node is empty or null"},
-		{"null", `null`, asJSON, 400, "no command"},
-		{"both", `{"command": "", "node": "web-("}`, asJSON, 400, `missing closing ): ` + "`web-(`" + `\nconsulexec: no command`},
-		{"field", `{"command": "x", "nodez": []}`, asJSON, 400, "nodez"},
-		{"type", `{"command": 1}`, asJSON, 400, "command"},
-		{"not JSON", `command=x`, asJSON, 400, "read the request"},
-		{"empty", ``, asJSON, 400, "EOF"},
-		{"two values", `{"command": "x"} {}`, asJSON, 400, "more than one JSON value"},
-		{"large", `{"command": "` + strings.Repeat("x", maxBody) + `"}`, asJSON, 413, "too large"},
-		{"form", `command=x`, []string{"Content-Type", "application/x-www-form-urlencoded"}, 415, "application/json"},
-		{"text", `{"command": "x"}`, []string{"Content-Type", "text/plain"}, 415, "application/json"},
-		{"no type", `{"command": "x"}`, nil, 415, "application/json"},
-	} {
-		status, text := request(t, "POST", s.web.URL+"/runs", test.body, test.header...)
-		var answer struct{ Error string }
-		if err := json.Unmarshal([]byte(text), &answer); err != nil || answer.Error == "" || status != test.status || !strings.Contains(text, test.want) {
-			t.Errorf("%s: status %d: %s", test.name, status, text)
-		}
-	}
-	for _, test := range []struct{ method, path string }{{"GET", "/runs/nobody/events"}, {"DELETE", "/runs/nobody"}, {"GET", "/nothing"}} {
-		if status, _ := request(t, test.method, s.web.URL+test.path, ""); status != http.StatusNotFound {
-			t.Errorf("%s %s: status %d", test.method, test.path, status)
-		}
-	}
-	s.checkNothingRan(t)
-}
-
-func (s *service) checkNothingRan(t *testing.T) {
-	t.Helper()
-	for _, r := range s.cluster.Requests() {
-		t.Errorf("%s %s", r.Method, r.Path)
-	}
-}
-
 func TestCrossSite(t *testing.T) {
 	s := start(t, exectest.Node("a", exectest.Run(exectest.Answer("", 0))))
 	for _, header := range [][]string{
@@ -422,110 +365,6 @@ func TestCrossSite(t *testing.T) {
 	}
 }
 
-// A stuckWriter is the connection of a reader that reads nothing until release
-// is closed.
-type stuckWriter struct {
-	*httptest.ResponseRecorder
-	stuck    chan struct{} // closed at the first write
-	once     sync.Once
-	release  chan struct{}
-	deadline time.Time
-}
-
-func (w *stuckWriter) Write(p []byte) (int, error) {
-	w.once.Do(func() { close(w.stuck) })
-	<-w.release
-	return w.ResponseRecorder.Write(p)
-}
-
-func (w *stuckWriter) SetWriteDeadline(deadline time.Time) error {
-	w.deadline = deadline
-	return nil
-}
-
-// TestMuchOutput has a run with more output than maxOutput, and a reader that
-// does not read. The run must neither wait for it nor keep more output in
-// memory.
-func TestMuchOutput(t *testing.T) {
-	const size = 3 << 20
-	slow := &stuckWriter{ResponseRecorder: httptest.NewRecorder(), stuck: make(chan struct{}), release: make(chan struct{})}
-	s := start(t, exectest.Node("a", exectest.Run(func(ctx context.Context, j *exectest.Job) int {
-		select {
-		case <-slow.stuck:
-		case <-ctx.Done():
-		}
-		line := strings.Repeat("x", 1023) + "\n"
-		for range size / len(line) {
-			io.WriteString(j.Output, line)
-		}
-		io.WriteString(j.Output, "the last line")
-		return 0
-	})))
-	run := begin(t, s.web.URL, order{Command: "much"})
-	var slowReader sync.WaitGroup
-	slowReader.Go(func() {
-		s.handler().ServeHTTP(slow, httptest.NewRequestWithContext(t.Context(), "GET", "http://localhost"+strings.TrimPrefix(run, s.web.URL)+"/events", nil))
-	})
-	s.mu.Lock()
-	done := s.runs[filepath.Base(run)].done
-	s.mu.Unlock()
-	<-done
-
-	check := func(name string, r *reader) {
-		dropped, output := int64(0), ""
-		for {
-			e, ok := r.next()
-			if !ok {
-				break
-			}
-			dropped, output = max(dropped, e.Bytes), output+e.Output
-		}
-		if !strings.HasSuffix(output, "x\nthe last line") {
-			t.Errorf("%s: the end of the output is missing", name)
-		}
-		if len(output)+int(dropped) < size || dropped == 0 {
-			t.Errorf("%s: %d bytes of output, %d dropped", name, len(output), dropped)
-		}
-		if r.bytes > maxOutput+50_000 {
-			t.Errorf("%s: the reader gets %d bytes", name, r.bytes)
-		}
-	}
-	check("late", read(t, run, ""))
-	close(slow.release)
-	slowReader.Wait()
-	check("slow", newReader(t, slow.Body))
-	if left := time.Until(slow.deadline); left <= 0 || left > writeTimeout {
-		t.Errorf("a reader has %v for a batch, want at most %v", left, writeTimeout)
-	}
-}
-
-// TestBatch checks that batches are in order and of limited size.
-func TestBatch(t *testing.T) {
-	r := newRecord()
-	for i := range 1000 {
-		r.addOutput("a", time.Now(), []byte(strings.Repeat("x", 500)))
-		if i%10 == 0 {
-			r.add(consulexec.Event{Type: consulexec.EventAck, Node: fmt.Sprint(i)})
-		}
-	}
-	for seen := 0; seen < 1100; {
-		batch, _ := r.after(seen)
-		size := 0
-		for _, m := range batch {
-			size += len(m.data)
-			if seen++; m.id != seen {
-				t.Fatalf("the message at place %d has the ID %d", seen, m.id)
-			}
-		}
-		if size == 0 || size > maxBatch+1000 {
-			t.Fatalf("a batch of %d bytes", size)
-		}
-	}
-	if batch, _ := r.after(1100); len(batch) > 0 {
-		t.Errorf("%d messages after the last one", len(batch))
-	}
-}
-
 func TestTooMuch(t *testing.T) {
 	end := make(chan struct{})
 	s := start(t, exectest.Node("a", exectest.Run(func(context.Context, *exectest.Job) int {
@@ -537,8 +376,12 @@ func TestTooMuch(t *testing.T) {
 	for range testSettings.maxRuns {
 		run = begin(t, s.web.URL, order{Command: "wait"})
 	}
-	if status, text := request(t, "POST", s.web.URL+"/runs", `{"command": "x"}`, asJSON...); status != http.StatusTooManyRequests {
-		t.Errorf("one run too many: status %d: %s", status, text)
+	w := httptest.NewRecorder()
+	post := httptest.NewRequestWithContext(t.Context(), "POST", "http://localhost/runs", strings.NewReader(`{"command": "x"}`))
+	post.Header.Set("Content-Type", "application/json")
+	s.handler().ServeHTTP(w, post)
+	if w.Code != http.StatusTooManyRequests || w.Header().Get("Retry-After") != "10" || !strings.Contains(w.Body.String(), "16 are under way") {
+		t.Errorf("one run too many: status %d, header %v: %s", w.Code, w.Header(), w.Body)
 	}
 	for range maxStreams {
 		s.streams <- struct{}{}
@@ -621,188 +464,6 @@ func TestPageHeaders(t *testing.T) {
 		if h := response.Header; response.StatusCode != 200 || h.Get("Content-Security-Policy") != policy || h.Get("X-Content-Type-Options") != "nosniff" {
 			t.Errorf("%s: %s, %v", path, response.Status, h)
 		}
-	}
-}
-
-// build builds the program, as `go run` does, and returns its path.
-func build(t *testing.T) string {
-	t.Helper()
-	program := filepath.Join(t.TempDir(), "httpservice")
-	if runtime.GOOS == "windows" {
-		program += ".exe"
-	}
-	if output, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, ".").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, output)
-	}
-	return program
-}
-
-// A program is the service as a process.
-type program struct {
-	command *exec.Cmd
-	url     string
-	stderr  bytes.Buffer // complete after stop
-}
-
-// startProgram starts the program with CONSUL_HTTP_ADDR set to address, and
-// waits until it listens.
-func startProgram(t *testing.T, path, address string, args ...string) *program {
-	t.Helper()
-	p := &program{command: exec.CommandContext(t.Context(), path, args...)}
-	p.command.Env = append(os.Environ(), api.HTTPAddrEnvName+"="+address)
-	p.command.Stderr = &p.stderr
-	stdout, err := p.command.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.command.Start(); err != nil {
-		t.Fatal(err)
-	}
-	line, err := bufio.NewReader(stdout).ReadString('\n')
-	if err != nil {
-		p.command.Wait()
-		t.Fatalf("no address on stdout: %v; stderr %q", err, &p.stderr)
-	}
-	p.url = strings.TrimSuffix(line, "/\n")
-	return p
-}
-
-// stop sends a signal and waits for the end.
-func (p *program) stop(signal os.Signal) error {
-	return errors.Join(p.command.Process.Signal(signal), p.command.Wait())
-}
-
-func skipOnWindows(t *testing.T) {
-	t.Helper()
-	if runtime.GOOS == "windows" {
-		t.Skip("needs /bin/sh and signals")
-	}
-}
-
-// TestProgram ends the program while a run with a reader is under way.
-func TestProgram(t *testing.T) {
-	skipOnWindows(t)
-	path := build(t)
-	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
-		cluster := exectest.NewServer(exectest.Node("a"))
-		defer cluster.Close()
-		p := startProgram(t, path, cluster.URL, "-listen", "127.0.0.1:0")
-		r := read(t, begin(t, p.url, order{Command: "echo $$; exec sleep 1000"}), "")
-		pid, err := strconv.Atoi(strings.TrimSpace(r.until("output").Output))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := p.command.Process.Signal(signal); err != nil {
-			t.Fatal(err)
-		}
-		r.until("end")
-		if err := p.command.Wait(); err != nil || p.stderr.Len() > 0 {
-			t.Errorf("%v: %v, stderr %q", signal, err, &p.stderr)
-		}
-		if alive(pid) {
-			t.Errorf("%v: the command still runs", signal)
-		}
-		if keys, sessions := cluster.Keys(""), cluster.Sessions(); len(keys)+len(sessions) > 0 {
-			t.Errorf("%v: left behind: %v %v", signal, keys, sessions)
-		}
-	}
-	t.Run("elsewhere", func(t *testing.T) {
-		command := exec.CommandContext(t.Context(), path, "-demo", "-listen", "0.0.0.0:0")
-		if output, err := command.CombinedOutput(); err == nil || !strings.Contains(string(output), "not a loopback address") {
-			t.Errorf("%v: %s", err, output)
-		}
-	})
-}
-
-// TestDemo runs a command on the embedded cluster, beside CONSUL_HTTP_ADDR.
-func TestDemo(t *testing.T) {
-	skipOnWindows(t)
-	named := exectest.NewServer(exectest.Node("a"))
-	defer named.Close()
-	for address, want := range map[string]string{"": "demo: five embedded nodes", named.URL: "-demo ignores CONSUL_HTTP_ADDR\ndemo: five embedded nodes"} {
-		p := startProgram(t, build(t), address, "-demo", "-listen", "127.0.0.1:0")
-		list := read(t, begin(t, p.url, order{Command: "echo up", Node: "^web-"}), "").all()
-		for _, node := range []string{"web-1", "web-2", "web-3"} {
-			if !slices.Contains(list, node+" output up") || !slices.Contains(list, node+" exit 0") {
-				t.Errorf("%s: %q", node, list)
-			}
-		}
-		if err := p.stop(os.Interrupt); err != nil {
-			t.Error(err)
-		}
-		if !strings.HasPrefix(p.stderr.String(), want) {
-			t.Errorf("stderr %q, want %q", &p.stderr, want)
-		}
-	}
-	if requests := named.Requests(); len(requests) > 0 {
-		t.Errorf("requests to CONSUL_HTTP_ADDR: %v", requests)
-	}
-}
-
-// TestNoConsul starts the program without a usable agent: it must end without
-// serving anything.
-func TestNoConsul(t *testing.T) {
-	program := build(t)
-	faulty := func(do exectest.Action) func(*testing.T) string {
-		return func(t *testing.T) string {
-			srv := exectest.NewServer(exectest.Node("a"))
-			t.Cleanup(srv.Close)
-			srv.Fault(exectest.Fault{Match: exectest.Path("GET", "/v1/status/leader"), Do: do})
-			return srv.URL
-		}
-	}
-	for _, test := range []struct {
-		name    string
-		address func(*testing.T) string
-		want    string
-	}{
-		{"default address", func(t *testing.T) string {
-			if conn, err := net.Dial("tcp", "localhost:8500"); err == nil {
-				conn.Close()
-				t.Skip("something listens at Consul's default address, perhaps a real agent")
-			}
-			return ""
-		}, ":8500"},
-		{"no agent", func(*testing.T) string {
-			srv := httptest.NewServer(http.NotFoundHandler())
-			srv.Close()
-			return srv.URL
-		}, "/v1/status/leader"},
-		{"no leader", faulty(exectest.Respond(http.StatusOK, `""`)), "the agent knows no leader"},
-		{"no servers", faulty(exectest.Respond(http.StatusInternalServerError, "No known Consul servers")), "No known Consul servers"},
-		{"no answer", faulty(exectest.Hang), "deadline exceeded"},
-		{"unknown CA", func(t *testing.T) string {
-			srv := httptest.NewUnstartedServer(http.NotFoundHandler())
-			srv.Config.ErrorLog = log.New(io.Discard, "", 0)
-			srv.StartTLS()
-			t.Cleanup(srv.Close)
-			return srv.URL
-		}, "certificate"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // kills a program that serves
-			defer cancel()
-			address := test.address(t)
-			command := exec.CommandContext(ctx, program, "-listen", "127.0.0.1:0")
-			command.Env = append(os.Environ(), api.HTTPAddrEnvName+"="+address)
-			var stdout, stderr bytes.Buffer
-			command.Stdout, command.Stderr = &stdout, &stderr
-			began := time.Now()
-			err := command.Run()
-			if took := time.Since(began); took > 10*time.Second {
-				t.Errorf("reported after %v", took)
-			}
-			var exit *exec.ExitError
-			if !errors.As(err, &exit) || exit.ExitCode() != 1 || stdout.Len() > 0 {
-				t.Errorf("error %v, stdout %q; want exit status 1 and no output", err, &stdout)
-			}
-			for _, want := range []string{"no usable Consul agent", test.want, "CONSUL_HTTP_ADDR", "-demo"} {
-				if !strings.Contains(stderr.String(), want) {
-					t.Errorf("stderr lacks %q: %s", want, &stderr)
-				}
-			}
-		})
 	}
 }
 

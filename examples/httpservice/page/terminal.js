@@ -44,7 +44,7 @@ export class Screen {
 	// show shows the end of the output in an element.
 	show(element) {
 		const parts = [...this.#lines, ...this.#join()];
-		const over = this.#cut || this.#length + this.#characters.length > maxShown;
+		const over = this.#cut || lengthOf(parts) > maxShown;
 		let left = over ? maxShown - 1 : maxShown;
 		const shown = [];
 		while (parts.length && left > 0) {
@@ -57,6 +57,10 @@ export class Screen {
 	}
 
 	#put(text) {
+		while (text && this.#characters.length < this.#column) { // after the line was erased
+			this.#characters.push(" ");
+			this.#styles.push("");
+		}
 		for (const character of text) {
 			this.#characters[this.#column] = character;
 			this.#styles[this.#column] = this.#style;
@@ -76,13 +80,7 @@ export class Screen {
 	#control([sequence, parameters, final]) {
 		switch (sequence) {
 		case "\n":
-			this.#characters.push("\n");
-			this.#styles.push("");
-			this.#lines.push(...this.#join());
-			this.#length += this.#characters.length;
-			this.#characters = [];
-			this.#styles = [];
-			this.#column = 0;
+			this.#endLine();
 			return;
 		case "\r":
 			this.#column = 0;
@@ -102,16 +100,26 @@ export class Screen {
 		}
 	}
 
+	#endLine() {
+		this.#characters.push("\n");
+		this.#styles.push("");
+		const parts = this.#join();
+		this.#lines.push(...parts);
+		this.#length += lengthOf(parts);
+		this.#characters = [];
+		this.#styles = [];
+		this.#column = 0;
+	}
+
 	// erase erases from the cursor to the end of the line (0), from its beginning
 	// to the cursor (1), or all of it (2).
 	#erase(what) {
-		if (what === 1 || what === 2) {
+		if (what === 1) {
 			const end = Math.min(this.#column + 1, this.#characters.length);
 			this.#characters.fill(" ", 0, end);
 			this.#styles.fill("", 0, end);
-		}
-		if (what === 0 || what === 2) {
-			this.#characters.length = this.#styles.length = Math.min(this.#column, this.#characters.length);
+		} else {
+			this.#characters.length = this.#styles.length = what === 2 ? 0 : Math.min(this.#column, this.#characters.length);
 		}
 	}
 
@@ -141,6 +149,8 @@ export class Screen {
 		}
 	}
 }
+
+const lengthOf = (parts) => parts.reduce((length, {text}) => length + text.length, 0);
 
 const on = {1: "bold", 2: "dim", 3: "italic", 4: "underline", 7: "inverse", 9: "strike"};
 const off = {22: ["bold", "dim"], 23: ["italic"], 24: ["underline"], 27: ["inverse"], 29: ["strike"], 39: ["text"], 49: ["back"]};
