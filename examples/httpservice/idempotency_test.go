@@ -71,7 +71,7 @@ func TestIdempotencyKey(t *testing.T) {
 		t.Errorf("the key of a bad order: status %d", status)
 	}
 	close(end)
-	read(t, s.web.URL+"/runs/"+ids[0], "").until("end")
+	s.running.Wait()
 	if _, id := post("k1", body); id != ids[0] {
 		t.Errorf("after the end: run %s, want %s", id, ids[0])
 	}
