@@ -27,7 +27,7 @@ func TestPageManyNodes(t *testing.T) {
 	b.tab()
 	b.enter()
 	b.wait(text("summary", "Nodes: 2000 (") + " && " + text("summary", "1000 exited with 0") + " && " + text("summary", "1000 exited with 1"))
-	b.wait(text("status", "Ended: anything"))
+	b.wait(text("status", "Ended: anything") + " && " + text("status", "… and 990 lines more"))
 	t.Logf("live: %v", time.Since(began))
 	s.running.Wait()
 

@@ -131,6 +131,11 @@ func TestPage(t *testing.T) {
 	b.wait(hasRow("web-3", "exited", "0", "…"+strings.Repeat("x", 4000-1-3)+"end"))
 	b.wait(text("status", "Ended: the command\nnode web-2: exit status 3"))
 	b.wait(`document.getElementById("stop").disabled`)
+	b.wait(`(() => { // the end of the output is in view
+		const output = [...document.querySelectorAll("#rows pre")].at(-1);
+		output.scrollIntoView();
+		return output.scrollHeight > 2 * output.clientHeight && Math.abs(output.firstChild.getBoundingClientRect().bottom - output.getBoundingClientRect().bottom) < 2;
+	})()`)
 
 	// A reload shows the run again, from the service's memory.
 	var address string

@@ -4,9 +4,18 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"log"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -179,6 +188,18 @@ func TestNoConsul(t *testing.T) {
 			t.Cleanup(srv.Close)
 			return srv.URL
 		}, "certificate"},
+		{"TLS without https", func(t *testing.T) string {
+			srv := httptest.NewUnstartedServer(http.NotFoundHandler())
+			srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+			srv.StartTLS()
+			t.Cleanup(srv.Close)
+			return strings.Replace(srv.URL, "https", "http", 1)
+		}, "HTTP request to an HTTPS server"},
+		{"https without TLS", func(t *testing.T) string {
+			srv := httptest.NewServer(http.NotFoundHandler())
+			t.Cleanup(srv.Close)
+			return strings.Replace(srv.URL, "http", "https", 1)
+		}, "HTTP response to HTTPS client"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -198,11 +219,84 @@ func TestNoConsul(t *testing.T) {
 			if !errors.As(err, &exit) || exit.ExitCode() != 1 || stdout.Len() > 0 {
 				t.Errorf("error %v, stdout %q; want exit status 1 and no output", err, &stdout)
 			}
-			for _, want := range []string{"no usable Consul agent", test.want, "CONSUL_HTTP_ADDR", "-demo"} {
+			for _, want := range []string{"no usable Consul agent", test.want, "CONSUL_HTTP_ADDR", "CONSUL_CACERT", "-demo"} {
 				if !strings.Contains(stderr.String(), want) {
 					t.Errorf("stderr lacks %q: %s", want, &stderr)
 				}
 			}
 		})
+	}
+}
+
+// TestElsewhere lets the program listen on all addresses, with a certificate and
+// one user.
+func TestElsewhere(t *testing.T) {
+	skipOnWindows(t)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"ops.example"}, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	write := func(name string, data []byte) string {
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	p := startProgram(t, build(t), "", "-demo", "-listen", "0.0.0.0:0", "-host", "ops.example",
+		"-users", write("users", fmt.Appendf(nil, "alice %x\n", sha256.Sum256([]byte("token")))),
+		"-tls-cert", write("cert", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
+		"-tls-key", write("key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})))
+	trusted := x509.NewCertPool()
+	certificate, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	trusted.AddCert(certificate)
+	_, port, _ := strings.Cut(strings.TrimPrefix(p.url, "https://[::]"), ":")
+	client := &http.Client{Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: trusted},
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", "127.0.0.1:"+port)
+		},
+	}}
+	defer client.CloseIdleConnections()
+	for _, test := range []struct {
+		token, host string
+		want        int
+	}{{"", "", 401}, {"wrong", "", 401}, {"token", "", 201}, {"token", "evil.example", 403}} {
+		req, err := http.NewRequestWithContext(t.Context(), "POST", "https://ops.example/runs", strings.NewReader(`{"command": "true", "node": "^web-1$"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = test.host
+		req.Header.Set("Content-Type", "application/json")
+		if test.token != "" {
+			req.Header.Set("Authorization", "Bearer "+test.token)
+		}
+		response, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if response.StatusCode != test.want {
+			t.Errorf("token %q, host %q: status %d, want %d", test.token, test.host, response.StatusCode, test.want)
+		}
+	}
+	if err := p.stop(os.Interrupt); err != nil {
+		t.Error(err)
+	}
+	if log := p.stderr.String(); !strings.Contains(log, "user=alice") || !strings.Contains(log, "command=true") || strings.Contains(log, "token") {
+		t.Errorf("stderr: %s", log)
 	}
 }

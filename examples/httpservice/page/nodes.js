@@ -49,10 +49,11 @@ function add(name) {
 	const [head, state, code, output] = ["th", "td", "td", "td"].map((kind) => row.appendChild(document.createElement(kind)));
 	head.scope = "row";
 	head.textContent = name;
-	const text = output.appendChild(document.createElement("pre"));
-	text.setAttribute("role", "region");
-	text.setAttribute("aria-label", "Output of " + name);
-	text.tabIndex = 0; // lets the keyboard scroll it
+	const box = output.appendChild(document.createElement("pre"));
+	box.setAttribute("role", "region");
+	box.setAttribute("aria-label", "Output of " + name);
+	box.tabIndex = 0; // lets the keyboard scroll it
+	const text = box.appendChild(document.createElement("code"));
 	const place = placeOf(name);
 	element("rows").insertBefore(row, element("rows").rows[place] ?? null);
 	names.splice(place, 0, name);
@@ -75,12 +76,11 @@ function placeOf(name) {
 	return from;
 }
 
-// draw draws the nodes that have changed. It first reads, then writes all: each
-// change between would make the browser lay out the page.
+// draw draws the nodes that have changed. It only writes: to read what depends on
+// the layout would make the browser lay out all rows at once.
 function draw() {
 	const began = performance.now();
 	drawing = undefined;
-	const atEnd = [...changed].filter(({cells: {text}}) => text.scrollTop + text.clientHeight >= text.scrollHeight - 2);
 	for (const {screen, state, reason, code, dropped, cells} of changed) {
 		cells.state.textContent = state + reason + (dropped ? `; ${dropped.toLocaleString("en")} bytes of output dropped` : "");
 		cells.state.className = state === "exited" && code === 0 ? "good" : state === "running" ? "" : "bad";
@@ -89,9 +89,6 @@ function draw() {
 	}
 	changed.clear();
 	summarize();
-	for (const {cells: {text}} of atEnd) {
-		text.scrollTop = text.scrollHeight;
-	}
 	pause = Math.max(50, 4 * (performance.now() - began)); // leaves the browser time to show it
 }
 

@@ -5,6 +5,7 @@ import {apply, clear} from "./nodes.js";
 import {mark, refresh, shorten} from "./runs.js";
 
 const repeatTime = 1000; // ms within which the same order again is the same run
+const maxLines = 10; // of the error of a run
 const element = (id) => document.getElementById(id);
 let source; // of the events of the run that is shown
 let current = ""; // its ID
@@ -150,9 +151,15 @@ function follow(event) {
 		running = false;
 		source.close();
 		element("stop").disabled = true;
-		element("status").textContent = `Ended: ${shorten(command)}\n${event.error ?? "The exit code of every node is 0."}`;
+		element("status").textContent = `Ended: ${shorten(command)}\n${beginning(event.error ?? "The exit code of every node is 0.")}`;
 		refresh();
 		return;
 	}
 	apply(event);
+}
+
+// beginning returns the first lines of an error, which has one for each failed node.
+function beginning(error) {
+	const lines = error.split("\n");
+	return lines.length > maxLines ? lines.slice(0, maxLines).join("\n") + `\n… and ${lines.length - maxLines} lines more` : error;
 }
