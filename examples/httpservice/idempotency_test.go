@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,12 +38,22 @@ func TestIdempotencyKey(t *testing.T) {
 	// At once, during the run, with other spaces, and while Consul is away.
 	ids := make([]string, 20)
 	var posts sync.WaitGroup
+	var arrived atomic.Int32
+	all := make(chan struct{})
+	restore := s.cluster.Fault(exectest.Fault{Match: exectest.Path("GET", "/v1/status/leader"), Do: func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if int(arrived.Add(1)) == len(ids) {
+			close(all)
+		}
+		<-all
+		next.ServeHTTP(w, r)
+	}})
 	for i := range ids {
 		posts.Go(func() { _, ids[i] = post("k1", body) })
 	}
 	posts.Wait()
+	restore()
 	_, again := post("k1", `{"nodes":["a"],"command":"x"}`)
-	restore := s.cluster.Fault(exectest.Fault{Match: exectest.Path("GET", "/v1/status/leader"), Do: exectest.Refuse})
+	restore = s.cluster.Fault(exectest.Fault{Match: exectest.Path("GET", "/v1/status/leader"), Do: exectest.Refuse})
 	_, away := post("k1", body)
 	restore()
 	for _, id := range append(ids, again, away) {

@@ -72,6 +72,9 @@ func TestMetrics(t *testing.T) {
 	}
 
 	r.until("no_response")
+	if c := list()[0].Counts; c != (tally{4, 1, 1, 2}) {
+		t.Errorf("without a response: %+v", c)
+	}
 	close(goOn)
 	r.until("end")
 	second := begin(t, s.web.URL, order{Command: "another", Nodes: []string{"web-1"}})
