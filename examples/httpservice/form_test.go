@@ -130,13 +130,13 @@ func TestPageRuns(t *testing.T) {
 	b := startBrowser(t)
 	goOn := make(chan struct{})
 	s := start(t, exectest.Node("a", exectest.Run(func(ctx context.Context, j *exectest.Job) int {
-		if j.Args[len(j.Args)-1] == "second" {
+		if j.Command == "second" {
 			select {
 			case <-goOn:
 			case <-ctx.Done():
 			}
 		}
-		io.WriteString(j.Output, j.Args[len(j.Args)-1])
+		io.WriteString(j.Output, j.Command)
 		return 0
 	})))
 	first := begin(t, s.web.URL, order{Command: "first"})

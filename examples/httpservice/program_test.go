@@ -30,8 +30,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/consulexec/consulexec/exectest"
 	"github.com/hashicorp/consul/api"
+
+	"github.com/consulexec/consulexec/exectest"
 )
 
 // build builds the program, as `go run` does, and returns its path.

@@ -26,7 +26,7 @@ var page embed.FS
 // settings are how the service is set up.
 type settings struct {
 	maxRuns int           // runs at once
-	auth    authenticator // nil for nobody: see authenticator
+	auth    authenticator // nil lets everybody in who reaches the service
 	hosts   []string      // names of this service beside those of loopback
 }
 
