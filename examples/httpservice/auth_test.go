@@ -143,18 +143,22 @@ func TestOptions(t *testing.T) {
 		}
 	}
 	for args, want := range map[string]bool{
-		"-listen=127.0.0.1:0":                                       true,
-		"-listen=0.0.0.0:0":                                         false,
-		"-listen=0.0.0.0:0 -users=u -host=h":                        false,
-		"-listen=0.0.0.0:0 -users=u -tls-cert=c -tls-key=k":         false,
-		"-listen=127.0.0.1:0 -users=u":                              true,
-		"-listen=0.0.0.0:0 -users=u -host=h -tls-cert=c -tls-key=k": true,
+		"-listen=127.0.0.1:0":                                                   true,
+		"-listen=0.0.0.0:0":                                                     false,
+		"-listen=0.0.0.0:0 -users=" + users + " -host=h":                        false,
+		"-listen=0.0.0.0:0 -users=" + users + " -tls-cert=c -tls-key=k":         false,
+		"-listen=127.0.0.1:0 -users=" + users + "":                              true,
+		"-listen=0.0.0.0:0 -users=" + users + " -host=h -tls-cert=c -tls-key=k": true,
 	} {
 		o, err := parse(strings.Fields(args))
 		if err != nil {
 			t.Fatal(err)
 		}
-		listener, err := o.listener()
+		set, err := o.settings()
+		if err != nil {
+			t.Fatal(err)
+		}
+		listener, err := o.listener(set)
 		if err == nil {
 			listener.Close()
 		}

@@ -90,7 +90,7 @@ func serve(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	listener, err := o.listener()
+	listener, err := o.listener(set)
 	if err != nil {
 		return err
 	}

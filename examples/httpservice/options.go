@@ -75,13 +75,13 @@ func (o options) settings() (settings, error) {
 
 // listener listens. Elsewhere than on loopback it does so only with
 // authentication and TLS.
-func (o options) listener() (net.Listener, error) {
+func (o options) listener(set settings) (net.Listener, error) {
 	listener, err := net.Listen("tcp", o.listen)
 	if err != nil {
 		return nil, err
 	}
 	address, ok := listener.Addr().(*net.TCPAddr)
-	if ok && address.IP.IsLoopback() || o.users != "" && o.cert != "" && o.hosts != "" {
+	if ok && address.IP.IsLoopback() || set.auth != nil && o.cert != "" && len(set.hosts) > 0 {
 		return listener, nil
 	}
 	listener.Close()
