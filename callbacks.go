@@ -1,6 +1,9 @@
 package consulexec
 
-import "errors"
+import (
+	"errors"
+	"slices"
+)
 
 // OnTargets calls fn with the names of the nodes that are expected to run the
 // command, once, before OnSubmit. They are in the order in which they get the
@@ -9,12 +12,13 @@ import "errors"
 // OnNoResponse. nodes is nil if nobody knows which nodes will answer: see
 // Result.DiscoveryErr. fn may keep nodes.
 //
-// fn is not called if the run ends before that is known, or finds no node
-// (ErrNoTargets). The first event may have gone out already: Targets returns the
-// names before a run. Given twice, both functions are called, in the order of the
+// fn is not called if the run ends before that is known, or if no node matches
+// and is alive. It can't stop anything: the first event has mostly gone out
+// already, so nodes run the command even if a loop is left here. Targets returns
+// the names before a run. Given twice, both functions are called, in the order of the
 // options.
 func OnTargets(fn func(nodes []string)) Option {
-	return on(EventTargets, "OnTargets", fn == nil, func(e Event) { fn(e.Nodes) })
+	return on(EventTargets, "OnTargets", fn == nil, func(e Event) { fn(slices.Clone(e.Nodes)) })
 }
 
 // OnSubmit calls fn when the first event is on its way to the nodes, before any

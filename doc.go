@@ -51,9 +51,9 @@
 //   - How to reach Consul: [WithClient] or [WithConfig], otherwise the
 //     environment; [WithToken], [WithDatacenter], [WithPrefix]; [WithLogger].
 //   - Which nodes: [WithNodes]; what the agents match: [WithNode], [WithService],
-//     [WithTag]; what the catalog selects: [WithFilter], [WithHealthyService],
-//     [WithoutDiscovery]; how many: [WithLimit], [WithMinNodes]. [Exec.Targets]
-//     says which nodes that makes.
+//     [WithTag]; what the catalog selects: [WithFilter], [WithHealthyService]; how
+//     many: [WithLimit], [WithMinNodes]. [Exec.Targets] says which nodes that
+//     makes, and [WithoutDiscovery] does without the catalog.
 //   - What runs there: the command of [New], [WithScript] or [WithArgs];
 //     [WithShell], [WithEnv], [WithDir], [WithStdin].
 //   - Bounds of the command on a node: [WithTimeout], [WithMaxOutput],
@@ -116,8 +116,8 @@
 //	return result.Err()
 //
 // Programs tell errors apart by errors.Is, and *OptionError and *NodeError by
-// errors.As. The last column says whether a new run may help. A second run is
-// harmless if the command may run twice on a node.
+// errors.As. The last column says whether a new run may help. "If twice is
+// harmless" means: only if the command may safely run twice on a node.
 //
 //	error                     meaning                                            again?
 //	ErrNoCommand              there is nothing to run                            no; give a command

@@ -7,7 +7,8 @@ type EventType int
 
 const (
 	// EventTargets comes once, before all others: Nodes are expected to run the
-	// command. See OnTargets.
+	// command. They may have the job already, so to leave the loop here does not
+	// stop them. See OnTargets.
 	EventTargets EventType = iota + 1
 
 	// EventSubmit comes once, before all others but EventTargets: the job is on

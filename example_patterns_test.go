@@ -68,6 +68,7 @@ func ExampleOnExit() {
 			}
 		}),
 		consulexec.OnLost(func(string, error) { failures++ }),
+		consulexec.OnNoResponse(func(string) { failures++ }),
 	}
 	e, err := consulexec.New("upgrade", append(metrics,
 		consulexec.WithClient(srv.Client()),

@@ -979,9 +979,9 @@ func (r *run) result(err error) *Result {
 	case err == nil:
 		result.err = r.state.shortfall()
 	case errors.Is(err, ErrLoopLeft) && r.stillRunning == nil:
-		result.err = nil
+		result.err = r.state.shortfall()
 	case errors.Is(err, ErrLoopLeft):
-		result.err = prefixed(r.stillRunning)
+		result.err = errors.Join(prefixed(r.stillRunning), r.state.shortfall())
 	}
 	return result
 }

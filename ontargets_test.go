@@ -87,12 +87,17 @@ func TestOnTargetsFailed(t *testing.T) {
 	})
 }
 
-// TestOnTargetsOwn has the receiver change the names, be slow, and panic.
+// TestOnTargetsOwn has a receiver change the names, which the next one must not
+// see, be slow, and panic.
 func TestOnTargetsOwn(t *testing.T) {
 	runtest.Bubble(t, []exectest.Option{runtest.Node("a", runtest.Up), runtest.Node("b", runtest.Up)}, func(t *testing.T, srv *exectest.Server) {
 		e, err := consulexec.New("x", consulexec.WithClient(srv.Client()), consulexec.WithConcurrency(1), consulexec.OnTargets(func(nodes []string) {
 			clear(nodes)
 			time.Sleep(5 * time.Minute)
+		}), consulexec.OnTargets(func(nodes []string) {
+			if !slices.Equal(nodes, []string{"a", "b"}) {
+				t.Errorf("the second callback gets %q", nodes)
+			}
 		}))
 		if err != nil {
 			t.Fatal(err)

@@ -352,10 +352,15 @@ func WithNodes(names ...string) Option {
 // or, not and parentheses.
 //
 // For a key that a node does not have, == is false and != is true. Both matches
-// and not matches are true.
+// and not matches are true, so Meta.role matches "^web" also selects the nodes
+// without a role. A node that has just joined is in the catalog for a moment
+// without its Meta, so Meta.role != "db" selects it even if it has that role. Say
+// "role" in Meta and … in both cases.
 //
 // If Consul refuses the expression, the error of Run and Targets is an
-// *OptionError. No node gets the job then.
+// *OptionError. No node gets the job then. New refuses parentheses that are nested
+// more than six deep: with each level Consul's server takes three times as long,
+// and with ten it does not answer.
 //
 // The catalog decides alone, so New refuses the option with WithoutDiscovery. If
 // the token may not read all nodes, the run fails with ErrPermissionDenied, also
@@ -371,9 +376,42 @@ func WithFilter(expression string) Option {
 		if strings.TrimSpace(expression) == "" {
 			return badValue("WithFilter", expression, errors.New("is empty"))
 		}
+		if nesting(expression) > maxNesting {
+			return badValue("WithFilter", expression, fmt.Errorf("has parentheses nested more than %d deep, for which Consul's server takes too long", maxNesting))
+		}
 		c.expression = expression
 		return nil
 	}
+}
+
+// maxNesting is how deep the parentheses of WithFilter may be nested.
+const maxNesting = 6
+
+// nesting returns how deep the parentheses of an expression are nested. Those in
+// strings, which are in double quotes or in backquotes, are none.
+func nesting(expression string) (deepest int) {
+	depth, quote := 0, rune(0)
+	escaped := false
+	for _, r := range expression {
+		switch {
+		case escaped:
+			escaped = false
+		case quote == '"' && r == '\\':
+			escaped = true
+		case quote != 0:
+			if r == quote {
+				quote = 0
+			}
+		case r == '"' || r == '`':
+			quote = r
+		case r == '(':
+			depth++
+			deepest = max(deepest, depth)
+		case r == ')':
+			depth--
+		}
+	}
+	return deepest
 }
 
 // WithHealthyService runs only on nodes that have a healthy instance of the
@@ -385,7 +423,8 @@ func WithFilter(expression string) Option {
 // As with WithFilter, the catalog decides alone, and other options narrow the
 // selection further. A token that may not read all nodes, or that may not read
 // the service, is ErrPermissionDenied; so is one that sees neither the service
-// nor the service "consul". A name of WithNodes whose agent has failed is not
+// nor the service "consul". Consul before 1.11 does not say that it hides the
+// service: then it is ErrNoTargets. A name of WithNodes whose agent has failed is not
 // healthy, so it is not selected. Given twice, the later value counts.
 func WithHealthyService(name string) Option {
 	return func(c *config) error {

@@ -81,6 +81,7 @@ func TestNewRefuses(t *testing.T) {
 		{"x", []Option{WithService("a"), WithTag("*")}, []string{`WithTag("*")`}},
 		{"x", []Option{WithTag("v1")}, []string{`WithTag("v1")`, "WithService"}},
 		{"x", []Option{WithService(""), WithTag("v1")}, []string{`WithTag("v1")`, "WithService"}},
+		{"x", []Option{WithFilter("((((((( Node == 1 )))))))")}, []string{`WithFilter("(((`, "more than 6 deep"}},
 		{"x", []Option{WithNodes()}, []string{"WithNodes()", "no name"}},
 		{"x", []Option{WithNodes("a", "")}, []string{`WithNodes(["a" ""])`, "empty"}},
 		{"x", []Option{WithNodes("a\xff")}, []string{`"a\xff"`, "UTF-8"}},
@@ -409,4 +410,23 @@ func TestClient(t *testing.T) {
 			t.Error("New changed the caller's HTTP client")
 		}
 	})
+}
+
+// TestNesting counts parentheses that Consul's parser sees.
+func TestNesting(t *testing.T) {
+	for expression, want := range map[string]int{
+		"":                       0,
+		"(a) and (b)":            1,
+		"((a) or b) and not (c)": 2,
+		`Node == "((" and (a)`:   1,
+		"Node == `((\\` and (a)": 1,
+		`Node == "\"((" and (a)`: 1,
+		`((((((a))))))`:          6,
+		")))(((a":                0,
+		`Node == "(" and ((a))`:  2,
+	} {
+		if got := nesting(expression); got != want {
+			t.Errorf("%s: %d deep, want %d", expression, got, want)
+		}
+	}
 }

@@ -122,7 +122,7 @@ func (r *Result) Err() error {
 		errs = append(errs, r.err)
 	}
 	if err := r.DiscoveryErr; err != nil && !errors.Is(err, ErrDiscoveryOff) && !errors.Is(r.err, err) {
-		errs = append(errs, prefixed(fmt.Errorf("nobody knows which nodes to expect: %w", err)))
+		errs = append(errs, prefixed(fmt.Errorf("nobody knows which nodes will answer: %w", err)))
 	}
 	for _, n := range r.Nodes {
 		if n.Err != nil && !errors.Is(r.err, n.Err) { // the run's error may have it

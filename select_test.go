@@ -204,6 +204,7 @@ func TestSelectHidden(t *testing.T) {
 	}{
 		"denied":          {filter, []exectest.Fault{{Match: health, Do: exectest.Denied}}, "node:read"},
 		"filtered":        {filter, []exectest.Fault{{Match: health, Do: exectest.FilteredByACLs}}, "node:read"},
+		"list filtered":   {filter, []exectest.Fault{{Match: exectest.Path("GET", "/v1/catalog/nodes"), Do: exectest.FilteredByACLs}}, "node:read"},
 		"list denied":     {filter, []exectest.Fault{{Match: exectest.Path("GET", "/v1/catalog/nodes"), Do: exectest.Denied}}, "node:read"},
 		"no server":       {filter, []exectest.Fault{{Match: health, Do: onlyClient}}, "node:read"},
 		"health, denied":  {healthy, []exectest.Fault{{Match: health, Do: exectest.Denied}}, "node:read"},

@@ -155,15 +155,21 @@ func (c catalog) checkWhole(ctx context.Context, agents map[string]bool) error {
 // language.
 func (c catalog) matching(ctx context.Context, expression string) (map[string]bool, error) {
 	var nodes []struct{ Node string }
-	_, err := c.list(ctx, listNodes, needNodes, "/v1/catalog/nodes", expression, &nodes)
+	meta, err := c.list(ctx, listNodes, needNodes, "/v1/catalog/nodes", expression, &nodes)
 	if reason, refused := consul.RefusedFilter(err); refused {
 		return nil, badValue("WithFilter", expression, fmt.Errorf("is refused by Consul: %s", reason))
+	}
+	if err == nil && meta.ResultsFilteredByACLs {
+		err = c.hidden(listNodes, needNodes)
+	}
+	if err != nil {
+		return nil, err
 	}
 	found := make(map[string]bool, len(nodes))
 	for _, n := range nodes {
 		found[n.Node] = true
 	}
-	return found, err
+	return found, nil
 }
 
 // healthy returns the nodes that have an instance of the service with this name
@@ -219,10 +225,12 @@ func (c catalog) instances(ctx context.Context, name string) (entries []serviceI
 // answer. If nobody knows which nodes will answer (see Result.DiscoveryErr),
 // there are no names, and it is ErrDiscoveryOff or ErrPermissionDenied. The
 // names of WithNodes are known all the same: with WithoutDiscovery they are
-// returned as they are, and beside ErrPermissionDenied too.
+// returned as they are, and beside ErrPermissionDenied too. Consul before 1.11
+// does not say that a token hides nodes. Then Targets returns a part, although
+// agents match for themselves and the others may run the command.
 //
-// Targets is no start. Any number of goroutines may call it, before, beside and
-// after Run.
+// Targets does not start the run. Any number of goroutines may call it, before,
+// beside and after Run.
 func (e *Exec) Targets(ctx context.Context) ([]string, error) {
 	if ctx == nil {
 		return nil, errors.New("consulexec: nil context")

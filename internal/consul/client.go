@@ -134,11 +134,13 @@ func (c *Client) Try(ctx context.Context, op Operation, send func(ctx context.Co
 		err = withReason(err, ContextError(ctx))
 	case context.Cause(bounded) == errNoAnswer:
 		err = unavailable{withReason(err, fmt.Errorf("%w (%v)", errNoAnswer, op.Timeout))}
+	case saysUnknownToken(err):
+		err = fmt.Errorf("%w: Consul does not know the token: %w", ErrPermissionDenied, err)
 	case isDenied(err):
 		err = fmt.Errorf("%w: needs %s: %w", ErrPermissionDenied, op.Need, err)
 	case saysInvalidSession(err):
 		err = fmt.Errorf("%w: %w", ErrSessionLost, err)
-	case IsTransient(err):
+	case IsTransient(err), isUntrusted(err):
 		err = unavailable{err}
 	}
 	return fmt.Errorf("%s%s: %w", op.Doing, c.In(), err)

@@ -42,11 +42,10 @@ func HasStatus(err error, code int) bool {
 // leader, or does not know a fresh token yet.
 func IsTransient(err error) bool {
 	var status api.StatusError
-	var certificate *tls.CertificateVerificationError
 	switch {
 	case saysUnknownToken(err):
 		return true
-	case errors.Is(err, ErrPermissionDenied), errors.Is(err, ErrSessionLost), errors.As(err, &certificate):
+	case errors.Is(err, ErrPermissionDenied), errors.Is(err, ErrSessionLost), isUntrusted(err):
 		return false
 	case !errors.As(err, &status):
 		return true // the connection: refused, reset, cut short, silent
@@ -67,6 +66,13 @@ func IsTransient(err error) bool {
 		"cross datacenter lock must be created at server agent",
 		"invalid key name",
 	)
+}
+
+// isUntrusted reports whether Consul was not reached as its certificate is not
+// trusted.
+func isUntrusted(err error) bool {
+	var certificate *tls.CertificateVerificationError
+	return errors.As(err, &certificate)
 }
 
 // NotSent reports whether a request that failed certainly had no effect, so
