@@ -111,33 +111,18 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"hash"
 	"log/slog"
-	"net/http"
 	"os"
-	"os/signal"
-	"sync"
-	"syscall"
-	"time"
-
-	"github.com/hashicorp/consul/api"
 
 	"github.com/consulexec/consulexec"
-	"github.com/consulexec/consulexec/exectest"
 )
 
-// connectTimeout is how long the agent may take to answer and to know a leader.
-// Consul usually elects a new leader in less time.
-const connectTimeout = 8 * time.Second
-
-const usage = "Usage: consul-exec [options] [-|command...]"
-
 func main() {
-	job, flags, err := parse(os.Args[1:], os.Stdin)
+	job, err := parse(os.Args[1:], os.Stdin)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Println(usage)
-		flags.SetOutput(os.Stdout)
-		flags.PrintDefaults()
+		help(os.Stdout)
 		return
 	case err != nil:
 		fmt.Fprintf(os.Stderr, "%v\n\n%s\n\n  -h lists the options\n", err, usage)
@@ -150,7 +135,7 @@ func main() {
 func run(job *job) int {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
-	screen := newScreen(cancel)
+	screen := newScreen(!job.list, cancel)
 	defer screen.close()
 	defer interruptible(cancel, screen)()
 
@@ -161,122 +146,67 @@ func run(job *job) int {
 	}
 	defer closeCluster()
 
-	var format format
-	switch job.format {
-	case "json":
-		format = jsonFormat{screen, make(map[string][]byte)}
-	case "group":
-		format = groupFormat{screen}
-		job.options = append(job.options, consulexec.WithCapture(maxGrouped))
-	default:
-		format = textFormat{screen, job.verbose}
-	}
 	log := &steps{screen: screen, json: job.format == "json"}
 	job.options = append(job.options, consulexec.WithConfig(cluster))
 	if job.verbose {
 		job.options = append(job.options, consulexec.WithLogger(slog.New(log)))
+	}
+	if job.format == "group" {
+		job.options = append(job.options, consulexec.WithCapture(maxGrouped))
 	}
 	e, err := consulexec.New(job.command, job.options...)
 	if err != nil {
 		screen.err(err.Error())
 		return 1
 	}
+	if job.list {
+		return list(ctx, e, job, screen)
+	}
 	log.run = e.ID()
+	return report(ctx, e, job, screen)
+}
+
+// report runs the job and prints what happens. It returns the exit status of
+// the program.
+func report(ctx context.Context, e *consulexec.Exec, job *job, screen *screen) int {
+	format := newFormat(job, screen)
 	for event, err := range e.Events(ctx) {
-		if err == nil { // Wait returns the error too
-			screen.update(func(t *tally) { t.count(event) })
-			format.event(event)
+		if err != nil {
+			break // Wait returns it, too
 		}
+		if event.Type == consulexec.EventTargets && !job.selects && screen.watched {
+			screen.err(everywhere(event.Nodes))
+		}
+		screen.update(func(t *tally) { t.count(event) })
+		format.event(event)
 	}
 	result, err := e.Wait()
-	if err != nil {
-		screen.err(err.Error())
-	}
-	o := outcome{result: result, err: err}
+	o := outcome{result: result, err: err, blindOK: job.blindOK}
 	screen.update(func(t *tally) { o.tally = *t })
+	if job.failedFile != "" {
+		o.err = errors.Join(o.err, o.saveFailed(job.failedFile, screen))
+	}
+	if o.err != nil {
+		screen.err(o.err.Error())
+	}
 	format.end(o)
 	return o.status()
 }
 
-// interruptible makes the first Ctrl-C or SIGTERM end the run, and the second
-// one end the program, until stop is called. It ignores SIGPIPE: if the reader
-// of the output goes away, the failed write ends the run.
-func interruptible(cancel context.CancelCauseFunc, screen *screen) (stop func()) {
-	signal.Ignore(syscall.SIGPIPE)
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	stopped := make(chan struct{})
-	var tasks sync.WaitGroup
-	tasks.Go(func() {
-		select {
-		case s := <-signals:
-			cancel(fmt.Errorf("%v", s))
-		case <-stopped:
-			return
-		}
-		// If a write to the screen is stuck, so is this one: the second signal
-		// must not wait for it.
-		tasks.Go(func() { screen.err("ending the run; interrupt again to exit at once") })
-		select {
-		case <-signals:
-			screen.abandon()
-			os.Exit(1)
-		case <-stopped:
-		}
-	})
-	return func() {
-		signal.Stop(signals)
-		close(stopped)
-		tasks.Wait()
+func newFormat(job *job, screen *screen) format {
+	switch job.format {
+	case "json":
+		return jsonFormat{screen, newHold(job.lines)}
+	case "group":
+		return groupFormat{screen, make(map[string]hash.Hash)}
 	}
+	return textFormat{screen, job.verbose, newHold(job.lines)}
 }
 
-// connect returns how to reach the cluster, and a function that closes what it
-// has started. Only -demo starts a cluster.
-func connect(ctx context.Context, job *job, screen *screen) (*api.Config, func(), error) {
-	if job.demo {
-		if os.Getenv(api.HTTPAddrEnvName) != "" {
-			screen.err("-demo ignores " + api.HTTPAddrEnvName)
-		}
-		screen.err("demo: three embedded nodes; the command runs on this machine, once for each of them")
-		srv := exectest.NewServer(exectest.Node("web-1"), exectest.Node("web-2"), exectest.Node("web-3"))
-		return srv.Config(), srv.Close, nil
+// everywhere says on how many nodes a job runs that selects none.
+func everywhere(nodes []string) string {
+	if nodes == nil {
+		return "no selection: running on every node; the token may not see how many"
 	}
-	config := *job.consul // api.NewClient fills in its argument
-	client, err := api.NewClient(&config)
-	if err != nil {
-		return nil, nil, fmt.Errorf("set up the Consul client: %w", err)
-	}
-	if err := checkConsul(ctx, client); ctx.Err() != nil {
-		return nil, nil, context.Cause(ctx)
-	} else if err != nil {
-		return nil, nil, fmt.Errorf("no usable Consul agent at %s: %w\n"+
-			"nothing ran: set -http-addr or %s to the address of an agent, or try -demo, which runs the command on this machine",
-			config.Address, err, api.HTTPAddrEnvName)
-	}
-	return job.consul, func() {}, nil
-}
-
-// checkConsul returns an error unless an agent answers and knows a leader. It
-// waits while Consul answers that it can't serve now, and for an election that
-// is under way.
-func checkConsul(ctx context.Context, client *api.Client) error {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	for {
-		leader, err := client.Status().LeaderWithQueryOptions((&api.QueryOptions{}).WithContext(ctx))
-		var status api.StatusError
-		faltering := errors.As(err, &status) && (status.Code >= 500 || status.Code == http.StatusTooManyRequests)
-		if err != nil && !faltering || leader != "" {
-			return err
-		}
-		if err == nil {
-			err = errors.New("the agent knows no leader")
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(500 * time.Millisecond):
-		}
-	}
+	return fmt.Sprintf("no selection: running on every node (%d)", len(nodes))
 }

@@ -141,7 +141,7 @@ func TestStatus(t *testing.T) {
 			nodes:  []exectest.Option{answer("a", "", 0), exectest.Node("b-1", exectest.ExecDisabled()), exectest.Node("b-2", exectest.ExecDisabled())},
 			status: 3,
 			stdout: "==> a: finished with exit code 0\n1 / 1 node(s) completed / acknowledged\n",
-			stderr: `==> b-\[1-2\]: no response\n`,
+			stderr: `==> b-\[1-2\]: no response: did not take the job, and will not\n`,
 		},
 		{
 			name:   "not there",
@@ -165,7 +165,7 @@ func TestStatus(t *testing.T) {
 			args:   []string{"-concurrency=1", "-max-failures=1"},
 			status: 2,
 			stdout: "==> a: finished with exit code 1\n1 / 1 node(s) completed / acknowledged\n",
-			stderr: `==> b-\[1-2\]: skipped.*\n`,
+			stderr: `==> a: finished with exit code 1: .* may be nologin .* -shell-path\n==> b-\[1-2\]: skipped: never got the job\n`,
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -342,7 +342,6 @@ func TestWhere(t *testing.T) {
 		want string
 	}{
 		{nil, "a-1 b-1 c"},
-		{[]string{"-node="}, "a-1 b-1 c"},
 		{[]string{"-node=1$"}, "a-1 b-1"},
 		{[]string{"-service=web"}, "a-1 b-1"},
 		{[]string{"-tag=blue", "-service=web"}, "a-1"},
@@ -453,7 +452,7 @@ func TestGroup(t *testing.T) {
     
     no end
 ==> mute (1): finished with exit code 0
-==> off (1): no response
+==> off (1): no response: did not take the job, and will not
 ==> zoo (1): finished with exit code 0
     ` + big[:maxGrouped] + `
     ... and 9 more bytes
@@ -614,7 +613,7 @@ func TestJSONFailed(t *testing.T) {
 	srv.Fault(exectest.Fault{Match: exectest.Path("GET", "/v1/health/"), Do: exectest.Denied})
 	srv.Fault(exectest.Fault{Match: exectest.Path("GET", "/v1/catalog/"), Do: exectest.Denied})
 	stdout, stderr, status := consulExec(t, srv.URL, "-format=json", "-wait=100ms", "true")
-	if _, summary = decode(t, stdout); status != 0 || !strings.Contains(summary.DiscoveryError, "permission denied") || !strings.Contains(stderr, "nobody knows") {
+	if _, summary = decode(t, stdout); status != 3 || !strings.Contains(summary.DiscoveryError, "permission denied") || !strings.Contains(stderr, "nobody knows") {
 		t.Errorf("status %d, stderr %q, %+v", status, stderr, summary)
 	}
 }

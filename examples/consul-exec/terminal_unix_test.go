@@ -208,7 +208,7 @@ func TestProgress(t *testing.T) {
     web-2: bad
 ==> web-2: finished with exit code 3
 ==> web-3: lost: silent for TIME, and serfHealth is critical
-==> web-4: no response
+==> web-4: no response: did not take the job, and will not
 ==> web-5: no response: the catalog has no such agent
 2 / 3 node(s) completed / acknowledged
 `
@@ -248,7 +248,7 @@ func TestPlainTerminal(t *testing.T) {
 			time.Sleep(5 * redraw)
 			return 4
 		})))
-		cmd, elsewhere := command(t, srv.URL, "true"), newWatch()
+		cmd, elsewhere := command(t, srv.URL, "-node=.", "true"), newWatch()
 		set(cmd, elsewhere)
 		s := startInTerminal(t, cmd, 80)
 		status := s.wait()
@@ -425,7 +425,7 @@ func TestKill(t *testing.T) {
 		lives := !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
 		want := "==> a: still running\n"
 		if kill {
-			want = "==> a: killed\n"
+			want = "==> a: killed: ended by -kill\n"
 		}
 		if status := cmd.ProcessState.ExitCode(); lives == kill || status != 1 || !strings.HasSuffix(stderr.String(), want) {
 			t.Errorf("-kill=%v: the command lives: %v, status %d, stderr %q", kill, lives, status, stderr)
