@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"regexp"
@@ -279,7 +280,7 @@ func forever(name string) exectest.Option {
 // TestInterrupt ends a run by each signal and, in a terminal, by Ctrl-C.
 func TestInterrupt(t *testing.T) {
 	t.Parallel()
-	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
+	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP} {
 		srv := newServer(t, forever("web-1"), forever("web-2"), answer("db", "", 0))
 		cmd, stdout, stderr := command(t, srv.URL, "-verbose", "true"), newWatch(), newWatch()
 		cmd.Stdout, cmd.Stderr = stdout, stderr
@@ -307,6 +308,58 @@ func TestInterrupt(t *testing.T) {
 	}
 	if standing, _ := show(t, s.text.String()); !strings.Contains(standing, "\n==> web-1 (1): still running\n") {
 		t.Errorf("the terminal shows at the end\n%s", standing)
+	}
+}
+
+// TestHangUp sends SIGHUP to a program that ignores it, as under nohup, and
+// twice to one that does not. The second one must not cut the end short.
+func TestHangUp(t *testing.T) {
+	t.Parallel()
+	srv := newServer(t, answer("a", "", 0), forever("b"))
+	cmd, stdout := command(t, srv.URL, "-verbose", "-node=a", "true"), newWatch()
+	cmd.Args = append([]string{"sh", "-c", `trap "" HUP; kill -HUP $$; exec "$0" "$@"`}, cmd.Args...)
+	cmd.Path, cmd.Stdout = "/bin/sh", stdout
+	release := srv.Fault(exectest.Fault{Match: exectest.Path("PUT", "/v1/event/fire/"), Do: func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		cmd.Process.Signal(syscall.SIGHUP)
+		next.ServeHTTP(w, r)
+	}})
+	if err := cmd.Run(); err != nil {
+		t.Errorf("under nohup: %v, %s", err, stdout)
+	}
+	release()
+
+	cmd, stdout = command(t, srv.URL, "-verbose", "-node=b", "true"), newWatch()
+	cmd.Stdout = stdout
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stdout.await(t, 0, "b: acknowledged")
+	destroyed := make(chan struct{})
+	srv.Fault(exectest.Fault{Match: exectest.Path("PUT", "/v1/session/destroy/"), Do: func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		cmd.Process.Signal(syscall.SIGHUP)
+		time.Sleep(50 * time.Millisecond) // so that the program has the signal before the answer
+		next.ServeHTTP(w, r)
+		close(destroyed)
+	}})
+	cmd.Process.Signal(syscall.SIGHUP)
+	cmd.Wait()
+	if !strings.Contains(stdout.String(), "\nCompleted in ") {
+		t.Errorf("the second SIGHUP cut the end short: %s", stdout)
+	}
+	<-destroyed
+}
+
+// TestBrokenPipe has a command that writes to a pipe which nobody reads. It
+// must end by SIGPIPE and say nothing, also if this program was started with
+// SIGPIPE ignored.
+func TestBrokenPipe(t *testing.T) {
+	t.Parallel()
+	cmd := command(t, "", "-demo", "-format=group", "yes | head -n1")
+	cmd.Args = append([]string{"sh", "-c", `trap "" PIPE; exec "$0" "$@"`}, cmd.Args...)
+	cmd.Path = "/bin/sh"
+	stdout, stderr, status := finish(t, cmd)
+	if want := "==> web-[1-3] (3): finished with exit code 0\n    y\n3 / 3 node(s) completed / acknowledged\n"; status != 0 || stdout != want {
+		t.Errorf("status %d, stdout %q, stderr %q", status, stdout, stderr)
 	}
 }
 
@@ -439,5 +492,55 @@ func TestKill(t *testing.T) {
 	stdout, stderr, status := consulExec(t, srv.URL, "-timeout=1s", "sleep 1000")
 	if status != 2 || !strings.HasPrefix(stdout, "==> a: finished with exit code ") {
 		t.Errorf("-timeout: status %d, %s%s", status, stdout, stderr)
+	}
+}
+
+// TestForged has a node that prints control characters. On a terminal they do
+// nothing; in a pipe they are as they were.
+func TestForged(t *testing.T) {
+	t.Parallel()
+	const forged = "x\r==> b: finished with exit code 0\x1b[K\x1b]0;title\x07\u009b2J\u202e\tend\n"
+	const seen = `x\r==> b: finished with exit code 0\x1b[K\x1b]0;title\x07\u009b2J\u202e` + "\tend"
+	srv := newServer(t, answer("a", forged, 0))
+	for format, want := range map[string]string{
+		"text":  "    a: " + seen + "\n    a:\n==> a: finished",
+		"group": "==> a (1): finished with exit code 0\n    " + seen + "\n",
+		"json":  `"output":"` + strings.NewReplacer(`\x1b`, `\u001b`, `\x07`, `\u0007`, "\t", `\t`).Replace(seen) + `\n"`,
+	} {
+		s := startInTerminal(t, command(t, srv.URL, "-node=.", "-format="+format, "true"), 80)
+		s.wait()
+		text := colour.ReplaceAllString(strings.ReplaceAll(s.text.String(), "\r\n", "\n"), "")
+		if !strings.Contains(text, want) {
+			t.Errorf("-format=%s: %q, want %q", format, text, want)
+		}
+	}
+	stdout, _, _ := consulExec(t, srv.URL, "true")
+	if !strings.Contains(stdout, "    a: "+forged) {
+		t.Errorf("in a pipe: %q", stdout)
+	}
+}
+
+// TestEverywhere wants the number of nodes on a terminal, unless nodes were
+// selected.
+func TestEverywhere(t *testing.T) {
+	t.Parallel()
+	srv := newServer(t, answer("a", "", 0), answer("b", "", 0))
+	for selection, want := range map[string]string{
+		"-wait=1s":     "no selection: running on every node (2)\r\n",
+		"-node=.":      "",
+		"-nodes=a":     "",
+		"-limit=1":     "",
+		"-format=json": "no selection: running on every node (2)\r\n",
+	} {
+		s := startInTerminal(t, command(t, srv.URL, selection, "true"), 80)
+		s.wait()
+		if text := s.text.String(); strings.Contains(text, "selection") != (want != "") || !strings.HasPrefix(text, want) {
+			t.Errorf("%s: %q", selection, text)
+		}
+	}
+	denyCatalog(srv)
+	s := startInTerminal(t, command(t, srv.URL, "-wait=1s", "true"), 80)
+	if s.wait(); !strings.HasPrefix(s.text.String(), "no selection: running on every node; the token may not see how many\r\n") {
+		t.Errorf("%q", s.text)
 	}
 }
