@@ -47,6 +47,7 @@ type parser struct {
 	shellPath    string
 	variables    []string // name=value
 	kill         bool
+	separated    bool     // whether -- stands before the command
 	located      []string // the flags given that say where Consul is or how to reach it
 }
 
@@ -71,14 +72,9 @@ func parse(args []string, stdin io.Reader) (*job, error) {
 	if err := p.Parse(args); err != nil {
 		return nil, err
 	}
-	separated := p.NArg() < len(args) && args[len(args)-p.NArg()-1] == "--"
-	for _, check := range []func() error{
-		func() error { return p.checkWords(separated) },
-		p.checkTogether,
-		p.setCommand,
-		p.setEnvironment,
-	} {
-		if err := check(); err != nil {
+	p.separated = p.NArg() < len(args) && args[len(args)-p.NArg()-1] == "--"
+	for _, step := range []func() error{p.checkWords, p.checkTogether, p.setCommand, p.setEnvironment} {
+		if err := step(); err != nil {
 			return nil, err
 		}
 	}
@@ -89,8 +85,8 @@ func parse(args []string, stdin io.Reader) (*job, error) {
 }
 
 // checkWords refuses flags after the command, which would become part of it.
-func (p *parser) checkWords(separated bool) error {
-	if separated || p.NArg() == 0 {
+func (p *parser) checkWords() error {
+	if p.separated || p.NArg() == 0 {
 		return nil
 	}
 	for _, word := range p.Args()[1:] {
@@ -182,16 +178,6 @@ func (p *parser) duration(name, usage string, option func(time.Duration) consule
 	})
 }
 
-func (p *parser) number(name, usage string, option func(int) consulexec.Option) {
-	p.Func(name, usage, func(value string) error {
-		n, err := strconv.Atoi(value)
-		if err != nil {
-			return errors.New("not a number")
-		}
-		return p.add(option(n))
-	})
-}
-
 // add adds an option. The library knows which values are valid: New returns an
 // error for a bad one.
 func (p *parser) add(option consulexec.Option) error {
@@ -200,6 +186,15 @@ func (p *parser) add(option consulexec.Option) error {
 	}
 	p.job.options = append(p.job.options, option)
 	return nil
+}
+
+// addNumber adds an option with a number.
+func (p *parser) addNumber(value string, option func(int) consulexec.Option) error {
+	n, err := strconv.Atoi(value)
+	if err != nil {
+		return errors.New("not a number")
+	}
+	return p.add(option(n))
 }
 
 // readFile reads a file, or stdin if its name is "-".

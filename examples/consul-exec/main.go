@@ -67,10 +67,11 @@
 // # Whom it touches
 //
 // Without a flag that selects nodes, the command runs on every node. On a
-// terminal, a line says on how many before it does. A flag whose value is empty,
-// as in -node="$UNSET", is an error, and so is an empty list of names. A flag
-// that selects by one value is an error if it is given twice. So is a flag of
-// consul-exec after the command, unless it comes after --.
+// terminal, a line says on how many before it does. These are errors: an empty
+// value, as in -node="$UNSET" (but not of the flags that say how to reach
+// Consul); an empty list of names; a second -node, -service, -tag,
+// -healthy-service, -filter, -limit or -datacenter; and a flag of consul-exec
+// after the command, unless it comes after --.
 //
 // Names stand between commas, spaces or lines, and # begins a comment. What this
 // program prints can be read back: web-[01-20,22] stands for twenty-one names.

@@ -256,7 +256,11 @@ func TestBadFlags(t *testing.T) {
 		{"-nodes-file=- x", []string{"-nodes-file", "no node named"}}, // stdin is empty
 		{"-nodes-file=" + broken + " x", []string{"-nodes-file", "line 2"}},
 		{"-limit=0 x", []string{`"0"`, "-limit"}},
-		{"-limit= x", []string{"-limit"}},
+		{"-limit= x", []string{"-limit", "is empty"}},
+		{"-limit=1 -limit=2 x", []string{`"2"`, "-limit", "given twice"}},
+		{"-datacenter=a -datacenter=b x", []string{`"b"`, "-datacenter", "given twice"}},
+		{"-service=a -tag=b -tag=c x", []string{`"c"`, "-tag", "given twice"}},
+		{"-healthy-service=a -healthy-service=b x", []string{`"b"`, "-healthy-service", "given twice"}},
 		{"-shell-path= x", []string{"-shell-path", "is empty"}},
 		{"-shell-path=bash -shell=false x", []string{"-shell-path", "-shell=false"}},
 		{"-env= x", []string{"-env", "is empty"}},

@@ -79,9 +79,11 @@ func (p *parser) nodeFlags() {
 		names, err := readNames(file)
 		return cmp.Or(err, p.addNodes(names))
 	})
-	p.number("limit", "only this `number` of the nodes that match: the first that take the job", func(n int) consulexec.Option {
-		p.job.selects, p.job.limit = true, n
-		return consulexec.WithLimit(n)
+	p.single("limit", "only this `number` of the nodes that match: the first that take the job", func(value string) error {
+		return p.addNumber(value, func(n int) consulexec.Option {
+			p.job.selects, p.job.limit = true, n
+			return consulexec.WithLimit(n)
+		})
 	})
 }
 
@@ -170,7 +172,9 @@ func (p *parser) runFlags() {
 		}
 		return p.add(option(n))
 	})
-	p.number("max-failures", "dispatch to no more nodes after this `number` of nodes have failed", consulexec.WithMaxFailures)
+	p.Func("max-failures", "dispatch to no more nodes after this `number` of nodes have failed", func(value string) error {
+		return p.addNumber(value, consulexec.WithMaxFailures)
+	})
 	p.duration("timeout", "end the command on a node if it still runs there after this `time`", consulexec.WithTimeout)
 	p.duration("recover", "wait for a node, or for Consul, that is out of reach for up to this `time` (default: give it up)", consulexec.WithRecovery)
 	p.BoolVar(&p.kill, "kill", false, "end the command on the nodes when this program is interrupted")
