@@ -532,15 +532,16 @@ func TestGroup(t *testing.T) {
 }
 
 // TestGroupApart has outputs that differ only after what is kept of them, and
-// nodes that are lost for different reasons.
+// nodes that did not respond for different reasons.
 func TestGroupApart(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("x", maxGrouped)
 	srv := newServer(t,
 		answer("a-1", long+"1", 0), answer("a-2", long+"2", 0), answer("a-3", long+"1", 0),
 		exectest.Node("b", exectest.Run(dies)), answer("c", "", 3), answer("d", "", 3),
+		exectest.Node("x", exectest.Down()),
 	)
-	stdout, _, status := consulExec(t, srv.URL, "-format=group", "-wait=1s", "-nodes=a-[1-3],b,c,d,y,z", "true")
+	stdout, _, status := consulExec(t, srv.URL, "-format=group", "-wait=1s", "-nodes=a-[1-3],b,c,d,x,y,z", "true")
 	stdout = regexp.MustCompile(`for [0-9.]+m?s`).ReplaceAllString(strings.ReplaceAll(stdout, long, "long"), "for TIME")
 	want := `==> a-[1,3] (2): finished with exit code 0
     long
@@ -551,6 +552,7 @@ func TestGroupApart(t *testing.T) {
     long
     ... and 1 more bytes
 ==> b (1): lost: silent for TIME, and serfHealth is critical
+==> x (1): no response: is not alive: serfHealth is critical
 5 / 6 node(s) completed / acknowledged
 `
 	if status != 3 || stdout != want {

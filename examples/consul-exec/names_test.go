@@ -15,7 +15,7 @@ func TestReadNames(t *testing.T) {
 		{file: "a\nb\n", want: "a|b"},
 		{file: "a", want: "a"},
 		{file: "\ufeffa\r\nb\r\n", want: "a|b"},
-		{file: "a\rb", want: "a|b"},
+		{file: "a # x\rb", want: "a|b"},
 		{file: "a b\tc,d, e\n\n  f  # and others\n# g\n", want: "a|b|c|d|e|f"},
 		{file: "web-[08-10,12].x db[1]", want: "web-08.x|web-09.x|web-10.x|web-12.x|db1"},
 		{file: "r[1-2]-n[3-4]", want: "r1-n3|r1-n4|r2-n3|r2-n4"},

@@ -518,6 +518,11 @@ func TestForged(t *testing.T) {
 	if !strings.Contains(stdout, "    a: "+forged) {
 		t.Errorf("in a pipe: %q", stdout)
 	}
+	srv.Fault(exectest.Fault{Match: exectest.Path("PUT", "/v1/session/create"), Do: exectest.Respond(http.StatusForbidden, "\x1b[2Jno")})
+	s := startInTerminal(t, command(t, srv.URL, "true"), 80)
+	if s.wait(); !strings.Contains(s.text.String(), `\x1b[2Jno`) {
+		t.Errorf("an error of Consul: %q", s.text)
+	}
 }
 
 // TestEverywhere wants the number of nodes on a terminal, unless nodes were
