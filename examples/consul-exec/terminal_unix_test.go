@@ -311,6 +311,26 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
+// TestUnfenced ends a run while Consul is gone, so that nobody knows whether a
+// silent node has taken the job. No event tells of that node.
+func TestUnfenced(t *testing.T) {
+	t.Parallel()
+	srv := exectest.NewServer(exectest.Node("a", exectest.ExecDisabled()))
+	defer srv.Close()
+	cmd, stdout, stderr := command(t, srv.URL, "-verbose", "true"), newWatch(), newWatch()
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stdout.await(t, 0, "Fired remote execution event")
+	srv.Fault(exectest.Fault{Do: exectest.Refuse})
+	cmd.Process.Signal(os.Interrupt)
+	cmd.Wait()
+	if status := cmd.ProcessState.ExitCode(); status != 1 || !strings.Contains(stderr.String(), "\n==> a: lost: ") {
+		t.Errorf("status %d, stderr %s", status, stderr)
+	}
+}
+
 // TestHangUp sends SIGHUP to a program that ignores it, as under nohup, and
 // twice to one that does not. The second one must not cut the end short.
 func TestHangUp(t *testing.T) {
@@ -336,10 +356,10 @@ func TestHangUp(t *testing.T) {
 	stdout.await(t, 0, "b: acknowledged")
 	destroyed := make(chan struct{})
 	srv.Fault(exectest.Fault{Match: exectest.Path("PUT", "/v1/session/destroy/"), Do: func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		defer close(destroyed)
 		cmd.Process.Signal(syscall.SIGHUP)
 		time.Sleep(50 * time.Millisecond) // so that the program has the signal before the answer
 		next.ServeHTTP(w, r)
-		close(destroyed)
 	}})
 	cmd.Process.Signal(syscall.SIGHUP)
 	cmd.Wait()
