@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -145,8 +144,6 @@ func (p *parser) setCommand() error {
 //lint:ignore ST1005 consul exec prints exactly these words
 var errNoCommand = errors.New("Must specify a command to execute")
 
-// The methods below define flags.
-
 // text defines a flag whose value must not be empty: "$UNSET" is a mistake.
 func (p *parser) text(name, usage string, set func(value string) error) {
 	p.Func(name, usage, func(value string) error {
@@ -207,12 +204,4 @@ func (p *parser) readFile(name string) ([]byte, error) {
 		return nil, errors.New("standard input can't be read twice")
 	}
 	return io.ReadAll(stdin)
-}
-
-// oneOf returns an error unless value is one of the words.
-func oneOf(value string, words ...string) error {
-	if slices.Contains(words, value) {
-		return nil
-	}
-	return fmt.Errorf("is none of %s", strings.Join(words, ", "))
 }

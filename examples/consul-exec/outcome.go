@@ -97,16 +97,15 @@ func (o outcome) unfinished(s *screen) {
 // warn says on standard error what is wrong besides the nodes.
 func (o outcome) warn(s *screen) {
 	if err := o.result.DiscoveryErr; err != nil && !errors.Is(o.err, err) {
-		s.warn(blind(err))
+		line := fmt.Sprintf("nobody knows which nodes should answer: %v", err)
+		if !o.blindOK {
+			line += "; -blind-ok accepts that"
+		}
+		s.warn(line)
 	}
 	if o.tooFew() {
 		s.warn(fmt.Sprintf("%d node(s) took the job, fewer than -limit", o.tally.acked))
 	}
-}
-
-// blind says that the nodes to expect are not known.
-func blind(err error) string {
-	return fmt.Sprintf("nobody knows which nodes should answer: %v (-blind-ok accepts that)", err)
 }
 
 // verdict says in words what became of a node, and why.

@@ -187,8 +187,11 @@ func (p *parser) runFlags() {
 
 func (p *parser) outputFlags() {
 	p.text("format", "output `format`: text, json, or group, which prints identical outputs once (default text)", func(value string) error {
+		if !slices.Contains([]string{"text", "json", "group"}, value) {
+			return errors.New("neither text, json nor group")
+		}
 		p.job.format = value
-		return oneOf(value, "text", "json", "group")
+		return nil
 	})
 	p.BoolVar(&p.job.lines, "lines", false, "print only whole lines of a node's output, each when it has ended")
 	p.Func("max-output", "pass on only the first `bytes` of a node's output (default: all)", func(value string) error {
