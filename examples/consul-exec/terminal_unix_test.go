@@ -331,32 +331,41 @@ func TestUnfenced(t *testing.T) {
 	}
 }
 
-// TestHangUp sends SIGHUP to a program that ignores it, as under nohup, and
-// twice to one that does not. The second one must not cut the end short.
-func TestHangUp(t *testing.T) {
+// TestNohup sends SIGHUP during a run to a program that was started with the
+// signal ignored.
+func TestNohup(t *testing.T) {
 	t.Parallel()
-	srv := newServer(t, answer("a", "", 0), forever("b"))
-	cmd, stdout := command(t, srv.URL, "-verbose", "-node=a", "true"), newWatch()
-	cmd.Args = append([]string{"sh", "-c", `trap "" HUP; kill -HUP $$; exec "$0" "$@"`}, cmd.Args...)
+	srv := newServer(t, answer("a", "", 0))
+	cmd, stdout := command(t, srv.URL, "true"), newWatch()
+	cmd.Args = append([]string{"sh", "-c", `trap "" HUP; exec "$0" "$@"`}, cmd.Args...)
 	cmd.Path, cmd.Stdout = "/bin/sh", stdout
-	release := srv.Fault(exectest.Fault{Match: exectest.Path("PUT", "/v1/event/fire/"), Do: func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	started := make(chan struct{})
+	srv.Fault(exectest.Fault{Match: exectest.Path("PUT", "/v1/event/fire/"), Do: func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		<-started
 		cmd.Process.Signal(syscall.SIGHUP)
 		next.ServeHTTP(w, r)
 	}})
-	if err := cmd.Run(); err != nil {
-		t.Errorf("under nohup: %v, %s", err, stdout)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
 	}
-	release()
+	close(started)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("%v, %s", err, stdout)
+	}
+}
 
-	cmd, stdout = command(t, srv.URL, "-verbose", "-node=b", "true"), newWatch()
+// TestHangUpTwice sends a second SIGHUP while the run ends. It must not cut that
+// short.
+func TestHangUpTwice(t *testing.T) {
+	t.Parallel()
+	srv := newServer(t, forever("a"))
+	cmd, stdout := command(t, srv.URL, "-verbose", "true"), newWatch()
 	cmd.Stdout = stdout
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	stdout.await(t, 0, "b: acknowledged")
-	destroyed := make(chan struct{})
+	stdout.await(t, 0, "a: acknowledged")
 	srv.Fault(exectest.Fault{Match: exectest.Path("PUT", "/v1/session/destroy/"), Do: func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-		defer close(destroyed)
 		cmd.Process.Signal(syscall.SIGHUP)
 		time.Sleep(50 * time.Millisecond) // so that the program has the signal before the answer
 		next.ServeHTTP(w, r)
@@ -366,7 +375,6 @@ func TestHangUp(t *testing.T) {
 	if !strings.Contains(stdout.String(), "\nCompleted in ") {
 		t.Errorf("the second SIGHUP cut the end short: %s", stdout)
 	}
-	<-destroyed
 }
 
 // TestBrokenPipe has a command that writes to a pipe which nobody reads. It
