@@ -537,9 +537,8 @@ func TestForged(t *testing.T) {
 	} {
 		s := startInTerminal(t, command(t, srv.URL, "-node=.", "-format="+format, "true"), 80)
 		s.wait()
-		text := colour.ReplaceAllString(strings.ReplaceAll(s.text.String(), "\r\n", "\n"), "")
-		if !strings.Contains(text, want) {
-			t.Errorf("-format=%s: %q, want %q", format, text, want)
+		if standing, _ := show(t, s.text.String()); !strings.Contains(standing, want) {
+			t.Errorf("-format=%s: %q, want %q", format, standing, want)
 		}
 	}
 	stdout, _, _ := consulExec(t, srv.URL, "true")
@@ -559,21 +558,22 @@ func TestEverywhere(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t, answer("a", "", 0), answer("b", "", 0))
 	for selection, want := range map[string]string{
-		"-wait=1s":     "no selection: running on every node (2)\r\n",
+		"-wait=1s":     "no selection: running on every node (2)\n",
 		"-node=.":      "",
 		"-nodes=a":     "",
 		"-limit=1":     "",
-		"-format=json": "no selection: running on every node (2)\r\n",
+		"-format=json": "no selection: running on every node (2)\n",
 	} {
 		s := startInTerminal(t, command(t, srv.URL, selection, "true"), 80)
 		s.wait()
-		if text := s.text.String(); strings.Contains(text, "selection") != (want != "") || !strings.HasPrefix(text, want) {
-			t.Errorf("%s: %q", selection, text)
+		if standing, _ := show(t, s.text.String()); strings.Contains(standing, "selection") != (want != "") || !strings.HasPrefix(standing, want) {
+			t.Errorf("%s: %q", selection, standing)
 		}
 	}
 	denyCatalog(srv)
 	s := startInTerminal(t, command(t, srv.URL, "-wait=1s", "true"), 80)
-	if s.wait(); !strings.HasPrefix(s.text.String(), "no selection: running on every node; the token may not see how many\r\n") {
-		t.Errorf("%q", s.text)
+	s.wait()
+	if standing, _ := show(t, s.text.String()); !strings.HasPrefix(standing, "no selection: running on every node; the token may not see how many\n") {
+		t.Errorf("%q", standing)
 	}
 }
