@@ -45,7 +45,7 @@
 // These say what the command runs with:
 //
 //	-shell-path               the shell, whatever $SHELL of the agent says
-//	-env -env-file            variables: an argument name=value, or a file with such lines and comments after #; the last one counts
+//	-env -env-file            variables: an argument name=value, or a file with such lines and comment lines, which begin with #; the last one counts
 //	-dir -stdin-file          the directory on the node, and the file here that is the command's input
 //
 // And these, how it runs and what is printed:
