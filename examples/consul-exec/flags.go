@@ -1,13 +1,11 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,201 +19,189 @@ import (
 type job struct {
 	command string // empty if the options have a script or arguments
 	options []consulexec.Option
+	selects bool // whether a flag selects nodes
+	limit   int
 
-	consul  *api.Config
-	demo    bool // run on an embedded cluster
-	format  string
-	verbose bool
-	kill    bool
+	format     string
+	lines      bool
+	verbose    bool
+	list       bool // only list the nodes
+	failedFile string
+	blindOK    bool
+
+	consul *api.Config
+	demo   bool // run on an embedded cluster
+}
+
+// A parser makes a job of the flags.
+type parser struct {
+	*flag.FlagSet
+	job   *job
+	stdin io.Reader // nil once it was read
+
+	once         map[string]bool // the flags given that may not be given twice
+	service, tag string
+	nodes        []string
+	shell        bool
+	shellPath    string
+	variables    []string // name=value
+	kill         bool
+	separated    bool     // whether -- stands before the command
+	located      []string // the flags given that say where Consul is or how to reach it
+}
+
+func newParser(stdin io.Reader) *parser {
+	p := &parser{
+		FlagSet: flag.NewFlagSet("consul-exec", flag.ContinueOnError),
+		job:     &job{consul: api.DefaultConfig(), format: "text"},
+		stdin:   stdin,
+		once:    make(map[string]bool),
+	}
+	p.SetOutput(io.Discard) // main prints the error and the usage
+	return p
 }
 
 // parse turns the command line into a job. The error is flag.ErrHelp if the
 // command line asks for help.
-func parse(args []string, stdin io.Reader) (*job, *flag.FlagSet, error) {
-	j := &job{consul: api.DefaultConfig(), format: "text"}
-	flags := flag.NewFlagSet("consul-exec", flag.ContinueOnError)
-	flags.SetOutput(io.Discard) // main prints the error and the usage
-
-	// As in consul exec, an empty value has no effect: -node="$NODE" works if
-	// NODE is empty.
-	text := func(name, usage string, set func(value string) error) {
-		flags.Func(name, usage, func(value string) error {
-			if value == "" {
-				return nil
-			}
-			return set(value)
-		})
+func parse(args []string, stdin io.Reader) (*job, error) {
+	p := newParser(stdin)
+	for _, s := range subjects {
+		s.define(p)
 	}
-
-	// The library knows which values are valid: New returns an error for a bad
-	// one.
-	add := func(option consulexec.Option) error {
-		if _, err := consulexec.New("true", consulexec.WithClient(new(api.Client)), consulexec.WithService("."), option); err != nil {
-			return err
+	if err := p.Parse(args); err != nil {
+		return nil, err
+	}
+	p.separated = p.NArg() < len(args) && args[len(args)-p.NArg()-1] == "--"
+	for _, step := range []func() error{p.checkWords, p.checkTogether, p.setCommand, p.setEnvironment} {
+		if err := step(); err != nil {
+			return nil, err
 		}
-		j.options = append(j.options, option)
-		return nil
 	}
-	filter := func(name, usage string, option func(re string) consulexec.Option) {
-		text(name, usage, func(re string) error { return add(option(re)) })
+	if p.kill {
+		p.job.options = append(p.job.options, consulexec.WithKillOnCancel())
 	}
-	duration := func(name, usage string, option func(time.Duration) consulexec.Option) {
-		flags.Func(name, usage, func(value string) error {
-			d, err := time.ParseDuration(value)
-			if err != nil {
-				return err
-			}
-			return add(option(d))
-		})
-	}
-
-	var service, tag string
-	filter("node", "run on nodes whose name matches this `regexp`", consulexec.WithNode)
-	filter("service", "run on nodes with a service whose ID matches this `regexp`", func(re string) consulexec.Option {
-		service = re
-		return consulexec.WithService(re)
-	})
-	filter("tag", "of the nodes that -service selects, run on those whose service has a tag that matches this `regexp`", func(re string) consulexec.Option {
-		tag = re
-		return consulexec.WithTag(re)
-	})
-	flags.Func("prefix", "write the job into this `folder` of the KV store (default _rexec)", func(prefix string) error {
-		return add(consulexec.WithPrefix(prefix))
-	})
-	shell := flags.Bool("shell", true, "run the command with a shell; -shell=false runs the first argument as a program")
-	duration("wait", "while a command is silent, its node sends a heartbeat at this `interval` (default 2s)", consulexec.WithWait)
-	duration("wait-repl", "`pause` between writing the job and firing the event; usually not needed (default 0s)", consulexec.WithReplicationWait)
-	flags.BoolVar(&j.verbose, "verbose", false, "print each step, ack and heartbeat")
-
-	var nodes []string
-	addNodes := func(names []string) error {
-		if len(names) == 0 {
-			return errors.New("no node named")
-		}
-		nodes = append(nodes, names...)
-		return add(consulexec.WithNodes(nodes...))
-	}
-	flags.Func("nodes", "run on the nodes with these `names`, separated by commas", func(list string) error {
-		return addNodes(words(list, ","))
-	})
-	flags.Func("nodes-file", "run on the nodes whose names are in this `file`, one a line; # begins a comment", func(file string) error {
-		lines, err := os.ReadFile(file)
-		if err != nil {
-			return err
-		}
-		return addNodes(words(string(lines), "\n"))
-	})
-	flags.Func("concurrency", "run on at most this `number` of nodes at once, or on this percentage, such as 10%", func(value string) error {
-		option := consulexec.WithConcurrency
-		number, percent := strings.CutSuffix(value, "%")
-		if percent {
-			option = consulexec.WithConcurrencyPercent
-		}
-		n, err := strconv.Atoi(number)
-		if err != nil {
-			return errors.New("neither a number nor a percentage")
-		}
-		return add(option(n))
-	})
-	flags.Func("max-failures", "dispatch to no more nodes after this `number` of nodes have failed", func(value string) error {
-		n, err := strconv.Atoi(value)
-		if err != nil {
-			return errors.New("not a number")
-		}
-		return add(consulexec.WithMaxFailures(n))
-	})
-	duration("timeout", "end the command on a node if it still runs there after this `time`", consulexec.WithTimeout)
-	duration("recover", "wait for a node, or for Consul, that is out of reach for up to this `time` (default: give it up)", consulexec.WithRecovery)
-	flags.BoolVar(&j.kill, "kill", false, "end the command on the nodes when this program is interrupted")
-	text("format", "output `format`: text, json, or group, which prints identical outputs once (default text)", func(value string) error {
-		if !slices.Contains([]string{"text", "json", "group"}, value) {
-			return errors.New("neither text, json nor group")
-		}
-		j.format = value
-		return nil
-	})
-
-	flags.BoolVar(&j.demo, "demo", false, "run the command on this machine, on three embedded nodes, to try this program without Consul")
-
-	var address string
-	var located []string // the flags given that say where Consul is or how to reach it
-	for name, f := range map[string]struct {
-		value *string
-		usage string
-	}{
-		"http-addr":       {&address, "`address` of the Consul agent (CONSUL_HTTP_ADDR, default http://localhost:8500)"},
-		"token":           {&j.consul.Token, "ACL `token` (CONSUL_HTTP_TOKEN)"},
-		"token-file":      {&j.consul.TokenFile, "`file` with the ACL token; takes precedence over -token (CONSUL_HTTP_TOKEN_FILE)"},
-		"ca-file":         {&j.consul.TLSConfig.CAFile, "CA `file` for TLS (CONSUL_CACERT)"},
-		"ca-path":         {&j.consul.TLSConfig.CAPath, "`directory` of CA files for TLS (CONSUL_CAPATH)"},
-		"client-cert":     {&j.consul.TLSConfig.CertFile, "client certificate `file` for TLS (CONSUL_CLIENT_CERT)"},
-		"client-key":      {&j.consul.TLSConfig.KeyFile, "client key `file` for TLS (CONSUL_CLIENT_KEY)"},
-		"tls-server-name": {&j.consul.TLSConfig.Address, "server `name` for TLS (CONSUL_TLS_SERVER_NAME)"},
-	} {
-		text(name, f.usage, func(value string) error {
-			*f.value = value
-			located = append(located, name)
-			return nil
-		})
-	}
-	filter("datacenter", "run in the datacenter with this `name` (default: that of the agent)", func(name string) consulexec.Option {
-		located = append(located, "datacenter")
-		return consulexec.WithDatacenter(name)
-	})
-	flags.Bool("stale", false, "accepted for compatibility with consul exec; has no effect")
-
-	if err := flags.Parse(args); err != nil {
-		return nil, flags, err
-	}
-	if tag != "" && service == "" {
-		return nil, flags, fmt.Errorf("invalid value %q for flag -tag: Cannot provide tag filter without service filter", tag)
-	}
-	if j.demo && len(located) > 0 {
-		return nil, flags, fmt.Errorf("-demo cannot be combined with -%s: the demo has a cluster of its own", located[0])
-	}
-	j.consul.Address = cmp.Or(address, j.consul.Address)
-	if j.kill {
-		j.options = append(j.options, consulexec.WithKillOnCancel())
-	}
-	return j, flags, j.read(flags.Args(), *shell, stdin)
+	return p.job, nil
 }
 
-// read sets what to run: the arguments, or the script on stdin.
-func (j *job) read(args []string, shell bool, stdin io.Reader) error {
-	command := strings.Join(args, " ")
-	script := []byte(nil)
+// checkWords refuses flags after the command, which would become part of it.
+func (p *parser) checkWords() error {
+	if p.separated || p.NArg() == 0 {
+		return nil
+	}
+	for _, word := range p.Args()[1:] {
+		if word == "--" {
+			return nil
+		}
+		name, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(word, "-"), "-"), "=")
+		if strings.HasPrefix(word, "-") && p.Lookup(name) != nil {
+			return fmt.Errorf("-%s after the command: flags go before the command; if it is part of the command, put -- before the command", name)
+		}
+	}
+	return nil
+}
+
+// checkTogether checks flags that need or exclude each other.
+func (p *parser) checkTogether() error {
+	if p.tag != "" && p.service == "" {
+		return fmt.Errorf("invalid value %q for flag -tag: Cannot provide tag filter without service filter", p.tag)
+	}
+	if p.job.demo && len(p.located) > 0 {
+		return fmt.Errorf("-demo cannot be combined with -%s: the demo has a cluster of its own", p.located[0])
+	}
+	if p.shellPath != "" && !p.shell {
+		return errors.New("-shell-path cannot be combined with -shell=false, which uses no shell")
+	}
+	return nil
+}
+
+// setCommand sets what to run: the arguments, or the script on stdin.
+func (p *parser) setCommand() error {
+	j, command := p.job, strings.Join(p.Args(), " ")
 	switch {
-	case command == "-" && !shell:
+	case j.list:
+		j.command = "true" // does not run
+	case command == "-" && !p.shell:
 		return errors.New("invalid value false for flag -shell: Cannot configure -shell=false when reading from stdin")
 	case command == "-":
-		var err error
-		if script, err = io.ReadAll(stdin); err != nil {
+		script, err := p.readFile("-")
+		if err != nil {
 			return fmt.Errorf("read the script: %w", err)
 		}
-		command = string(script)
-	}
-	switch {
-	case command == "":
-		//lint:ignore ST1005 consul exec prints exactly these words
-		return errors.New("Must specify a command to execute")
-	case script != nil:
+		if len(script) == 0 {
+			return errNoCommand
+		}
 		j.options = append(j.options, consulexec.WithScript(script))
-	case !shell:
-		j.options = append(j.options, consulexec.WithArgs(args...))
+	case command == "":
+		return errNoCommand
+	case !p.shell:
+		j.options = append(j.options, consulexec.WithArgs(p.Args()...))
 	default:
 		j.command = command
 	}
 	return nil
 }
 
-// words splits a list. It trims the parts, and drops comments and empty parts.
-func words(list, separator string) []string {
-	var kept []string
-	for word := range strings.SplitSeq(list, separator) {
-		word, _, _ = strings.Cut(word, "#")
-		if word = strings.TrimSpace(word); word != "" {
-			kept = append(kept, word)
+//lint:ignore ST1005 consul exec prints exactly these words
+var errNoCommand = errors.New("Must specify a command to execute")
+
+// text defines a flag whose value must not be empty: "$UNSET" is a mistake.
+func (p *parser) text(name, usage string, set func(value string) error) {
+	p.Func(name, usage, func(value string) error {
+		if value == "" {
+			return errors.New("is empty: if that is meant, leave the flag out")
 		}
+		return set(value)
+	})
+}
+
+// single defines a flag with text that must not be given twice.
+func (p *parser) single(name, usage string, set func(value string) error) {
+	p.text(name, usage, func(value string) error {
+		if p.once[name] {
+			return errors.New("is given twice")
+		}
+		p.once[name] = true
+		return set(value)
+	})
+}
+
+func (p *parser) duration(name, usage string, option func(time.Duration) consulexec.Option) {
+	p.Func(name, usage, func(value string) error {
+		d, err := time.ParseDuration(value)
+		if err != nil {
+			return err
+		}
+		return p.add(option(d))
+	})
+}
+
+// add adds an option. The library knows which values are valid: New returns an
+// error for a bad one.
+func (p *parser) add(option consulexec.Option) error {
+	if _, err := consulexec.New("true", consulexec.WithClient(new(api.Client)), consulexec.WithService("."), option); err != nil {
+		return err
 	}
-	return kept
+	p.job.options = append(p.job.options, option)
+	return nil
+}
+
+// addNumber adds an option with a number.
+func (p *parser) addNumber(value string, option func(int) consulexec.Option) error {
+	n, err := strconv.Atoi(value)
+	if err != nil {
+		return errors.New("not a number")
+	}
+	return p.add(option(n))
+}
+
+// readFile reads a file, or stdin if its name is "-".
+func (p *parser) readFile(name string) ([]byte, error) {
+	if name != "-" {
+		return os.ReadFile(name)
+	}
+	stdin := p.stdin
+	if p.stdin = nil; stdin == nil {
+		return nil, errors.New("standard input can't be read twice")
+	}
+	return io.ReadAll(stdin)
 }

@@ -105,11 +105,14 @@ func checkLines(t *testing.T, what, got, want string) {
 	}
 }
 
+// dies is a command in the middle of which the agent dies.
+func dies(_ context.Context, j *exectest.Job) int {
+	j.Die()
+	return 0
+}
+
 func TestStatus(t *testing.T) {
-	silence := exectest.Run(func(_ context.Context, j *exectest.Job) int {
-		j.Die()
-		return 0
-	})
+	silence := exectest.Run(dies)
 	for _, test := range []struct {
 		name           string
 		nodes          []exectest.Option
@@ -141,7 +144,7 @@ func TestStatus(t *testing.T) {
 			nodes:  []exectest.Option{answer("a", "", 0), exectest.Node("b-1", exectest.ExecDisabled()), exectest.Node("b-2", exectest.ExecDisabled())},
 			status: 3,
 			stdout: "==> a: finished with exit code 0\n1 / 1 node(s) completed / acknowledged\n",
-			stderr: `==> b-\[1-2\]: no response\n`,
+			stderr: `==> b-\[1-2\]: no response: did not take the job, and will not\n`,
 		},
 		{
 			name:   "not there",
@@ -165,7 +168,7 @@ func TestStatus(t *testing.T) {
 			args:   []string{"-concurrency=1", "-max-failures=1"},
 			status: 2,
 			stdout: "==> a: finished with exit code 1\n1 / 1 node(s) completed / acknowledged\n",
-			stderr: `==> b-\[1-2\]: skipped.*\n`,
+			stderr: `==> a: finished with exit code 1: .* may be nologin .* -shell-path\n==> b-\[1-2\]: skipped: never got the job\n`,
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -198,6 +201,10 @@ func TestBadFlags(t *testing.T) {
 	t.Parallel()
 	empty := filepath.Join(t.TempDir(), "empty")
 	if err := os.WriteFile(empty, []byte("\n # nobody\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	broken := filepath.Join(t.TempDir(), "broken")
+	if err := os.WriteFile(broken, []byte("secret\nb[1\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, test := range []struct {
@@ -233,6 +240,47 @@ func TestBadFlags(t *testing.T) {
 		{"-timeout=-1s x", []string{`"-1s"`, "-timeout"}},
 		{"-timeout=10 x", []string{`"10"`, "-timeout"}},
 		{"-format=xml x", []string{`"xml"`, "-format"}},
+		{"-node= x", []string{"-node", "is empty"}},
+		{"-node=a -node=b x", []string{`"b"`, "-node", "given twice"}},
+		{"-service= x", []string{"-service", "is empty"}},
+		{"-service=a -tag= x", []string{"-tag", "is empty"}},
+		{"-service=a -service=b x", []string{`"b"`, "-service", "given twice"}},
+		{"-filter= x", []string{"-filter", "is empty"}},
+		{"-filter=a -filter=b x", []string{"-filter", "given twice"}},
+		{"-healthy-service= x", []string{"-healthy-service", "is empty"}},
+		{"-healthy-service=a/../b x", []string{`"a/../b"`, "-healthy-service"}},
+		{"-datacenter= x", []string{"-datacenter", "is empty"}},
+		{"-nodes= x", []string{"-nodes", "is empty"}},
+		{"-nodes=web-[1 x", []string{"-nodes", "out of place"}},
+		{"-nodes-file= x", []string{"-nodes-file", "is empty"}},
+		{"-nodes-file=- x", []string{"-nodes-file", "no node named"}}, // stdin is empty
+		{"-nodes-file=" + broken + " x", []string{"-nodes-file", "line 2"}},
+		{"-limit=0 x", []string{`"0"`, "-limit"}},
+		{"-limit= x", []string{"-limit", "is empty"}},
+		{"-limit=1 -limit=2 x", []string{`"2"`, "-limit", "given twice"}},
+		{"-datacenter=a -datacenter=b x", []string{`"b"`, "-datacenter", "given twice"}},
+		{"-service=a -tag=b -tag=c x", []string{`"c"`, "-tag", "given twice"}},
+		{"-healthy-service=a -healthy-service=b x", []string{`"b"`, "-healthy-service", "given twice"}},
+		{"-shell-path= x", []string{"-shell-path", "is empty"}},
+		{"-shell-path=bash -shell=false x", []string{"-shell-path", "-shell=false"}},
+		{"-env= x", []string{"-env", "is empty"}},
+		{"-env=secret x", []string{"-env", "name=value"}},
+		{"-env=a-b=secret x", []string{"WithEnv", `"a-b"`}},
+		{"-env-file=" + broken + " x", []string{"-env-file", "line 1", "name=value"}},
+		{"-dir=tmp x", []string{`"tmp"`, "-dir"}},
+		{"-stdin-file=/nowhere/at/all x", []string{`"/nowhere/at/all"`, "-stdin-file"}},
+		{"-stdin-file=- -env-file=- x", []string{"-env-file", "twice"}},
+		{"-stdin-file=- -", []string{"twice"}},
+		{"-max-output=-1 x", []string{`"-1"`, "-max-output"}},
+		{"-max-output=1k x", []string{`"1k"`, "-max-output"}},
+		{"-format= x", []string{"-format", "is empty"}},
+		{"-failed-file= x", []string{"-failed-file", "is empty"}},
+		{"-failed-file=" + filepath.Dir(empty) + " x", []string{"-failed-file", "regular file"}},
+		{"-failed-file=/nowhere/at/all x", []string{"-failed-file", "/nowhere/at"}},
+		{"x -node=y", []string{"-node", "after the command", "--"}},
+		{"x y --list z", []string{"-list", "after the command"}},
+		{"- -kill", []string{"-kill", "after the command"}},
+		{"-shell=false x -token y", []string{"-token", "after the command"}},
 		{"-demo=2 x", []string{`"2"`, "-demo"}},
 		{"-demo -http-addr=127.0.0.1:1 x", []string{"-demo", "-http-addr"}},
 		{"-http-addr=127.0.0.1:1 -demo x", []string{"-demo", "-http-addr"}},
@@ -252,6 +300,9 @@ func TestBadFlags(t *testing.T) {
 				t.Errorf("%s: %q lacks %q", test.args, first, want)
 			}
 		}
+		if strings.Contains(stderr, "secret") {
+			t.Errorf("%s: the error tells a secret: %s", test.args, stderr)
+		}
 		if status != 1 || stdout != "" || !strings.HasPrefix(rest, usage) {
 			t.Errorf("%s: status %d, stdout %q, after the error %q", test.args, status, stdout, rest)
 		}
@@ -266,10 +317,20 @@ func TestHelp(t *testing.T) {
 		t.Errorf("status %d, stderr %q, stdout %q", status, stderr, stdout)
 	}
 	documented := documentation(t)
+	if _, listed, _ := strings.Cut(stdout, "Examples:"); strings.Count(listed, "\n  consul-exec ") != 3 {
+		t.Errorf("-h has not three examples: %s", listed)
+	}
+	for _, s := range subjects {
+		if !strings.Contains(stdout, "\n\n"+s.title+":\n") {
+			t.Errorf("-h lacks the subject %q", s.title)
+		}
+	}
 	for _, name := range []string{
 		"http-addr", "token", "token-file", "ca-file", "ca-path", "client-cert", "client-key", "tls-server-name", "datacenter", "stale",
 		"node", "service", "tag", "prefix", "shell", "wait", "wait-repl", "verbose",
-		"format", "nodes", "nodes-file", "concurrency", "max-failures", "timeout", "recover", "kill", "demo",
+		"nodes", "nodes-file", "limit", "filter", "healthy-service", "list",
+		"shell-path", "env", "env-file", "dir", "stdin-file", "max-output",
+		"concurrency", "max-failures", "timeout", "recover", "kill", "format", "lines", "failed-file", "blind-ok", "demo",
 	} {
 		if !regexp.MustCompile(`(?m)^  -` + name + `( |$)`).MatchString(stdout) {
 			t.Errorf("-h lacks -%s:\n%s", name, stdout)
@@ -304,6 +365,9 @@ func TestWhatRuns(t *testing.T) {
 		{flags: []string{"--shell=false", "echo", "a", "b  c"}, args: []string{"echo", "a", "b  c"}},
 		{flags: []string{"-"}, stdin: "#!/bin/sh\necho \x00\n", script: "#!/bin/sh\necho \x00\n"},
 		{flags: []string{"-", "x"}, stdin: "not read", command: "- x"},
+		{flags: []string{"df", "-h", "-i"}, command: "df -h -i"},
+		{flags: []string{"--", "x", "-node=y"}, command: "x -node=y"},
+		{flags: []string{"x", "--", "-node=y"}, command: "x -- -node=y"},
 	} {
 		jobs := make(chan *exectest.Job, 1)
 		srv := newServer(t, exectest.Node("a", exectest.Run(func(_ context.Context, j *exectest.Job) int {
@@ -333,7 +397,7 @@ func TestWhere(t *testing.T) {
 	}
 	run := exectest.Run(exectest.Answer("", 0))
 	srv := newServer(t,
-		exectest.Node("a-1", run, exectest.WithService("web", "blue")),
+		exectest.Node("a-1", run, exectest.WithService("web", "blue"), exectest.WithMeta(map[string]string{"rack": "b"})),
 		exectest.Node("b-1", run, exectest.WithService("web", "green")),
 		exectest.Node("c", run, exectest.WithService("db", "blue")),
 	)
@@ -342,7 +406,6 @@ func TestWhere(t *testing.T) {
 		want string
 	}{
 		{nil, "a-1 b-1 c"},
-		{[]string{"-node="}, "a-1 b-1 c"},
 		{[]string{"-node=1$"}, "a-1 b-1"},
 		{[]string{"-service=web"}, "a-1 b-1"},
 		{[]string{"-tag=blue", "-service=web"}, "a-1"},
@@ -351,6 +414,9 @@ func TestWhere(t *testing.T) {
 		{[]string{"-nodes-file=" + file}, "b-1 c"},
 		{[]string{"-nodes= a-1 ", "-nodes-file", file}, "a-1 b-1 c"},
 		{[]string{"-nodes=a-1,c", "-node=^a"}, "a-1"},
+		{[]string{`-filter=Meta.rack == "b"`}, "a-1"},
+		{[]string{"-healthy-service=web"}, "a-1 b-1"},
+		{[]string{"-limit=2"}, "a-1 b-1"},
 	} {
 		stdout, stderr, status := consulExec(t, srv.URL, append(test.args, "true")...)
 		var got []string
@@ -453,7 +519,7 @@ func TestGroup(t *testing.T) {
     
     no end
 ==> mute (1): finished with exit code 0
-==> off (1): no response
+==> off (1): no response: did not take the job, and will not
 ==> zoo (1): finished with exit code 0
     ` + big[:maxGrouped] + `
     ... and 9 more bytes
@@ -462,6 +528,35 @@ func TestGroup(t *testing.T) {
 	if status != 3 || stderr != "" || stdout != want {
 		stdout = strings.ReplaceAll(stdout, big[:maxGrouped], "(1 MiB)")
 		t.Errorf("status %d, stderr %q, stdout\n%s", status, stderr, stdout)
+	}
+}
+
+// TestGroupApart has outputs that differ only after what is kept of them, and
+// nodes that did not respond for different reasons.
+func TestGroupApart(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", maxGrouped)
+	srv := newServer(t,
+		answer("a-1", long+"1", 0), answer("a-2", long+"2", 0), answer("a-3", long+"1", 0),
+		exectest.Node("b", exectest.Run(dies)), answer("c", "", 3), answer("d", "", 3),
+		exectest.Node("x", exectest.Down()),
+	)
+	stdout, _, status := consulExec(t, srv.URL, "-format=group", "-wait=1s", "-nodes=a-[1-3],b,c,d,x,y,z", "true")
+	stdout = regexp.MustCompile(`for [0-9.]+m?s`).ReplaceAllString(strings.ReplaceAll(stdout, long, "long"), "for TIME")
+	want := `==> a-[1,3] (2): finished with exit code 0
+    long
+    ... and 1 more bytes
+==> c,d (2): finished with exit code 3
+==> y,z (2): no response: the catalog has no such agent
+==> a-2 (1): finished with exit code 0
+    long
+    ... and 1 more bytes
+==> b (1): lost: silent for TIME, and serfHealth is critical
+==> x (1): no response: is not alive: serfHealth is critical
+5 / 6 node(s) completed / acknowledged
+`
+	if status != 3 || stdout != want {
+		t.Errorf("status %d, stdout\n%s", status, stdout)
 	}
 }
 
@@ -487,6 +582,7 @@ type jsonNode struct {
 	ExitCode     *int       `json:"exit_code"`
 	TimedOut     bool       `json:"timed_out"`
 	OutputBytes  int64      `json:"output_bytes"`
+	Truncated    bool       `json:"truncated"`
 	Recovered    int        `json:"recovered"`
 	Acknowledged *time.Time `json:"acknowledged"`
 	Exited       *time.Time `json:"exited"`
@@ -614,7 +710,7 @@ func TestJSONFailed(t *testing.T) {
 	srv.Fault(exectest.Fault{Match: exectest.Path("GET", "/v1/health/"), Do: exectest.Denied})
 	srv.Fault(exectest.Fault{Match: exectest.Path("GET", "/v1/catalog/"), Do: exectest.Denied})
 	stdout, stderr, status := consulExec(t, srv.URL, "-format=json", "-wait=100ms", "true")
-	if _, summary = decode(t, stdout); status != 0 || !strings.Contains(summary.DiscoveryError, "permission denied") || !strings.Contains(stderr, "nobody knows") {
+	if _, summary = decode(t, stdout); status != 3 || !strings.Contains(summary.DiscoveryError, "permission denied") || !strings.Contains(stderr, "nobody knows") {
 		t.Errorf("status %d, stderr %q, %+v", status, stderr, summary)
 	}
 }

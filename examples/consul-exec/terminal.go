@@ -22,6 +22,8 @@ const redraw = 100 * time.Millisecond
 type screen struct {
 	stdout, stderr io.Writer
 	writeFailed    func(error) // called if a write to standard output fails
+	onTerminal     bool        // whether standard output is a terminal
+	watched        bool        // whether standard error is one
 
 	mu    sync.Mutex // guards tally and shown, and serializes the writes
 	tally tally
@@ -30,20 +32,22 @@ type screen struct {
 	stop, stopped chan struct{}
 }
 
-// newScreen returns a screen that shows progress and colours. It shows neither
-// if the output goes elsewhere, or if NO_COLOR or TERM=dumb asks for plain
-// text.
-func newScreen(writeFailed func(error)) *screen {
+// newScreen returns a screen that shows progress, if wanted, and colours. It
+// shows neither if the output goes elsewhere, or if NO_COLOR or TERM=dumb asks
+// for plain text.
+func newScreen(progress bool, writeFailed func(error)) *screen {
 	s := &screen{
 		stdout:      color.Output, // on old Windows consoles, color interprets the control sequences
 		stderr:      color.Error,
 		writeFailed: writeFailed,
+		onTerminal:  term.IsTerminal(int(os.Stdout.Fd())),
+		watched:     term.IsTerminal(int(os.Stderr.Fd())),
 		tally:       tally{began: time.Now(), nodes: make(map[string]consulexec.NodeResult)},
 		stop:        make(chan struct{}),
 		stopped:     make(chan struct{}),
 	}
-	color.NoColor = color.NoColor || !term.IsTerminal(int(os.Stderr.Fd())) // color has checked stdout and the environment
-	go s.live(!color.NoColor)
+	color.NoColor = color.NoColor || !s.watched // color has checked stdout and the environment
+	go s.live(progress && !color.NoColor)
 	return s
 }
 
@@ -96,12 +100,29 @@ func (s *screen) out(lines string) {
 	}
 }
 
+// safe returns text for out: on a terminal, with control characters made
+// visible. Whatever comes from a node needs it.
+func (s *screen) safe(text string) string {
+	if !s.onTerminal {
+		return text
+	}
+	return visible(text)
+}
+
 // err prints a line on standard error.
-func (s *screen) err(line string) {
+func (s *screen) err(line string) { s.errIn(fmt.Sprint, line) }
+
+// warn prints a line on standard error that stands out.
+func (s *screen) warn(line string) { s.errIn(warning.Sprint, line) }
+
+func (s *screen) errIn(paint func(...any) string, line string) {
+	if s.watched {
+		line = visible(line)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.clear()
-	fmt.Fprintln(s.stderr, line)
+	fmt.Fprintln(s.stderr, paint(line))
 }
 
 // update changes the tally.
@@ -126,69 +147,4 @@ func (s *screen) abandon() {
 	if s.mu.TryLock() {
 		s.clear()
 	}
-}
-
-// A tally counts the nodes by what became of them so far.
-type tally struct {
-	began  time.Time
-	acked  int
-	exited int
-	nodes  map[string]consulexec.NodeResult // the nodes that are expected or had an event
-}
-
-// count records an event.
-func (t *tally) count(event consulexec.Event) {
-	n := t.nodes[event.Node]
-	switch event.Type {
-	case consulexec.EventTargets:
-		for _, name := range event.Nodes {
-			t.nodes[name] = consulexec.NodeResult{State: consulexec.StateSkipped}
-		}
-		return
-	case consulexec.EventAck:
-		n.State = consulexec.StateRunning
-		t.acked++
-	case consulexec.EventExit:
-		n.State, n.ExitCode = consulexec.StateExited, event.ExitCode
-		t.exited++
-	case consulexec.EventLost:
-		n.State = consulexec.StateLost
-	case consulexec.EventNoResponse:
-		n.State = consulexec.StateNoResponse
-	default:
-		return
-	}
-	t.nodes[event.Node] = n
-}
-
-// line returns the progress line, in at most width columns. The number of done
-// nodes includes the failed ones; that of lost nodes includes those that did
-// not respond.
-func (t *tally) line(width int) string {
-	var running, failed, lost int
-	for _, n := range t.nodes {
-		switch {
-		case n.State == consulexec.StateSkipped: // its turn has not come yet
-		case n.State == consulexec.StateRunning:
-			running++
-		case n.State != consulexec.StateExited:
-			lost++
-		case n.ExitCode != 0:
-			failed++
-		}
-	}
-	seconds := int(time.Since(t.began).Seconds())
-	elapsed := fmt.Sprintf("%d:%02d", seconds/60, seconds%60)
-	var line string
-	for _, layout := range []string{
-		"done %d  running %d  failed %d  lost %d  total %d  elapsed %s",
-		"done %d run %d fail %d lost %d of %d %s",
-		"D%d R%d F%d L%d /%d %s",
-	} {
-		line = fmt.Sprintf(layout, t.exited, running, failed, lost, len(t.nodes), elapsed)
-		if len(line) <= width {
-			return line
-		}
-	}
-	return line[:width]
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"regexp"
@@ -208,7 +209,7 @@ func TestProgress(t *testing.T) {
     web-2: bad
 ==> web-2: finished with exit code 3
 ==> web-3: lost: silent for TIME, and serfHealth is critical
-==> web-4: no response
+==> web-4: no response: did not take the job, and will not
 ==> web-5: no response: the catalog has no such agent
 2 / 3 node(s) completed / acknowledged
 `
@@ -248,7 +249,7 @@ func TestPlainTerminal(t *testing.T) {
 			time.Sleep(5 * redraw)
 			return 4
 		})))
-		cmd, elsewhere := command(t, srv.URL, "true"), newWatch()
+		cmd, elsewhere := command(t, srv.URL, "-node=.", "true"), newWatch()
 		set(cmd, elsewhere)
 		s := startInTerminal(t, cmd, 80)
 		status := s.wait()
@@ -279,7 +280,7 @@ func forever(name string) exectest.Option {
 // TestInterrupt ends a run by each signal and, in a terminal, by Ctrl-C.
 func TestInterrupt(t *testing.T) {
 	t.Parallel()
-	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
+	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP} {
 		srv := newServer(t, forever("web-1"), forever("web-2"), answer("db", "", 0))
 		cmd, stdout, stderr := command(t, srv.URL, "-verbose", "true"), newWatch(), newWatch()
 		cmd.Stdout, cmd.Stderr = stdout, stderr
@@ -307,6 +308,86 @@ func TestInterrupt(t *testing.T) {
 	}
 	if standing, _ := show(t, s.text.String()); !strings.Contains(standing, "\n==> web-1 (1): still running\n") {
 		t.Errorf("the terminal shows at the end\n%s", standing)
+	}
+}
+
+// TestUnfenced ends a run while Consul is gone, so that nobody knows whether a
+// silent node has taken the job. No event tells of that node.
+func TestUnfenced(t *testing.T) {
+	t.Parallel()
+	srv := exectest.NewServer(exectest.Node("a", exectest.ExecDisabled()))
+	defer srv.Close()
+	cmd, stdout, stderr := command(t, srv.URL, "-verbose", "true"), newWatch(), newWatch()
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stdout.await(t, 0, "Fired remote execution event")
+	srv.Fault(exectest.Fault{Do: exectest.Refuse})
+	cmd.Process.Signal(os.Interrupt)
+	cmd.Wait()
+	if status := cmd.ProcessState.ExitCode(); status != 1 || !strings.Contains(stderr.String(), "\n==> a: lost: ") {
+		t.Errorf("status %d, stderr %s", status, stderr)
+	}
+}
+
+// TestNohup sends SIGHUP during a run to a program that was started with the
+// signal ignored.
+func TestNohup(t *testing.T) {
+	t.Parallel()
+	srv := newServer(t, answer("a", "", 0))
+	cmd, stdout := command(t, srv.URL, "true"), newWatch()
+	cmd.Args = append([]string{"sh", "-c", `trap "" HUP; exec "$0" "$@"`}, cmd.Args...)
+	cmd.Path, cmd.Stdout = "/bin/sh", stdout
+	started := make(chan struct{})
+	srv.Fault(exectest.Fault{Match: exectest.Path("PUT", "/v1/event/fire/"), Do: func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		<-started
+		cmd.Process.Signal(syscall.SIGHUP)
+		next.ServeHTTP(w, r)
+	}})
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	close(started)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("%v, %s", err, stdout)
+	}
+}
+
+// TestHangUpTwice sends a second SIGHUP while the run ends. It must not cut that
+// short.
+func TestHangUpTwice(t *testing.T) {
+	t.Parallel()
+	srv := newServer(t, forever("a"))
+	cmd, stdout := command(t, srv.URL, "-verbose", "true"), newWatch()
+	cmd.Stdout = stdout
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stdout.await(t, 0, "a: acknowledged")
+	srv.Fault(exectest.Fault{Match: exectest.Path("PUT", "/v1/session/destroy/"), Do: func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		cmd.Process.Signal(syscall.SIGHUP)
+		time.Sleep(50 * time.Millisecond) // so that the program has the signal before the answer
+		next.ServeHTTP(w, r)
+	}})
+	cmd.Process.Signal(syscall.SIGHUP)
+	cmd.Wait()
+	if !strings.Contains(stdout.String(), "\nCompleted in ") {
+		t.Errorf("the second SIGHUP cut the end short: %s", stdout)
+	}
+}
+
+// TestBrokenPipe has a command that writes to a pipe which nobody reads. It
+// must end by SIGPIPE and say nothing, also if this program was started with
+// SIGPIPE ignored.
+func TestBrokenPipe(t *testing.T) {
+	t.Parallel()
+	cmd := command(t, "", "-demo", "-format=group", "yes | head -n1")
+	cmd.Args = append([]string{"sh", "-c", `trap "" PIPE; exec "$0" "$@"`}, cmd.Args...)
+	cmd.Path = "/bin/sh"
+	stdout, stderr, status := finish(t, cmd)
+	if want := "==> web-[1-3] (3): finished with exit code 0\n    y\n3 / 3 node(s) completed / acknowledged\n"; status != 0 || stdout != want {
+		t.Errorf("status %d, stdout %q, stderr %q", status, stdout, stderr)
 	}
 }
 
@@ -425,7 +506,7 @@ func TestKill(t *testing.T) {
 		lives := !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
 		want := "==> a: still running\n"
 		if kill {
-			want = "==> a: killed\n"
+			want = "==> a: killed: ended by -kill\n"
 		}
 		if status := cmd.ProcessState.ExitCode(); lives == kill || status != 1 || !strings.HasSuffix(stderr.String(), want) {
 			t.Errorf("-kill=%v: the command lives: %v, status %d, stderr %q", kill, lives, status, stderr)
@@ -439,5 +520,60 @@ func TestKill(t *testing.T) {
 	stdout, stderr, status := consulExec(t, srv.URL, "-timeout=1s", "sleep 1000")
 	if status != 2 || !strings.HasPrefix(stdout, "==> a: finished with exit code ") {
 		t.Errorf("-timeout: status %d, %s%s", status, stdout, stderr)
+	}
+}
+
+// TestForged has a node that prints control characters. On a terminal they do
+// nothing; in a pipe they are as they were.
+func TestForged(t *testing.T) {
+	t.Parallel()
+	const forged = "x\r==> b: finished with exit code 0\x1b[K\x1b]0;title\x07\u009b2J\u202e\tend\n"
+	const seen = `x\r==> b: finished with exit code 0\x1b[K\x1b]0;title\x07\u009b2J\u202e` + "\tend"
+	srv := newServer(t, answer("a", forged, 0))
+	for format, want := range map[string]string{
+		"text":  "    a: " + seen + "\n    a:\n==> a: finished",
+		"group": "==> a (1): finished with exit code 0\n    " + seen + "\n",
+		"json":  `"output":"` + strings.NewReplacer(`\x1b`, `\u001b`, `\x07`, `\u0007`, "\t", `\t`).Replace(seen) + `\n"`,
+	} {
+		s := startInTerminal(t, command(t, srv.URL, "-node=.", "-format="+format, "true"), 80)
+		s.wait()
+		if standing, _ := show(t, s.text.String()); !strings.Contains(standing, want) {
+			t.Errorf("-format=%s: %q, want %q", format, standing, want)
+		}
+	}
+	stdout, _, _ := consulExec(t, srv.URL, "true")
+	if !strings.Contains(stdout, "    a: "+forged) {
+		t.Errorf("in a pipe: %q", stdout)
+	}
+	srv.Fault(exectest.Fault{Match: exectest.Path("PUT", "/v1/session/create"), Do: exectest.Respond(http.StatusForbidden, "\x1b[2Jno")})
+	s := startInTerminal(t, command(t, srv.URL, "true"), 80)
+	if s.wait(); !strings.Contains(s.text.String(), `\x1b[2Jno`) {
+		t.Errorf("an error of Consul: %q", s.text)
+	}
+}
+
+// TestEverywhere wants the number of nodes on a terminal, unless nodes were
+// selected.
+func TestEverywhere(t *testing.T) {
+	t.Parallel()
+	srv := newServer(t, answer("a", "", 0), answer("b", "", 0))
+	for selection, want := range map[string]string{
+		"-wait=1s":     "no selection: running on every node (2)\n",
+		"-node=.":      "",
+		"-nodes=a":     "",
+		"-limit=1":     "",
+		"-format=json": "no selection: running on every node (2)\n",
+	} {
+		s := startInTerminal(t, command(t, srv.URL, selection, "true"), 80)
+		s.wait()
+		if standing, _ := show(t, s.text.String()); strings.Contains(standing, "selection") != (want != "") || !strings.HasPrefix(standing, want) {
+			t.Errorf("%s: %q", selection, standing)
+		}
+	}
+	denyCatalog(srv)
+	s := startInTerminal(t, command(t, srv.URL, "-wait=1s", "true"), 80)
+	s.wait()
+	if standing, _ := show(t, s.text.String()); !strings.HasPrefix(standing, "no selection: running on every node; the token may not see how many\n") {
+		t.Errorf("%q", standing)
 	}
 }

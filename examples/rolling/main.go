@@ -6,8 +6,9 @@
 //
 // It talks to the Consul agent at CONSUL_HTTP_ADDR, or else at
 // http://localhost:8500. If no agent answers there, or if the agent knows no
-// leader, nothing runs anywhere and the exit status is 1. Ctrl-C ends the
-// roll-out and leaves nothing behind in Consul.
+// leader, nothing runs anywhere and the exit status is 1. Ctrl-C, SIGTERM and
+// SIGHUP end the roll-out, and so does an output that nobody reads any more. It
+// then says which nodes were not touched, and leaves nothing behind in Consul.
 //
 // To try it without Consul, use -demo: a cluster of twenty nodes embedded in
 // this process. Each node has a service web that stops and starts. The embedded
@@ -36,6 +37,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -47,20 +49,50 @@ import (
 const pollInterval = 500 * time.Millisecond
 
 func main() {
-	r := rollout{out: os.Stdout, percent: []int{10}}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	ctx, stop := signal.NotifyContext(ctx, endSignals()...)
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // a failed write returns an error, and commands of -demo don't ignore the signal
+	r := rollout{out: output{os.Stdout, cancel}, percent: []int{10}}
 	flag.StringVar(&r.service, "service", "web", "the `name` of the service in Consul")
 	flag.StringVar(&r.command, "command", "", "the shell `command` that restarts the service on a node")
 	flag.Func("percent", "restart this `percentage` of the nodes at a time; 10,40,50 are the percentages of the first batches, and the last one is repeated (default 10)", r.setPercent)
 	flag.DurationVar(&r.settle, "settle", 0, "how long the service must stay healthy before the next batch; must exceed the interval plus the timeout of its health check, as Consul may still have a result from before the restart (default 15s)")
 	flag.DurationVar(&r.timeout, "timeout", 2*time.Minute, "time limit for the command, and again for the service to become healthy and stay so for -settle")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	err := connectAndRun(ctx, &r)
+	err := r.checkFlags(flag.Args())
+	if err == nil {
+		err = connectAndRun(ctx, &r)
+	}
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// endSignals returns the signals that end the roll-out. SIGHUP is ignored under
+// nohup.
+func endSignals() []os.Signal {
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	return signals
+}
+
+// An output is standard output. If nobody reads it any more, it ends the
+// roll-out.
+type output struct {
+	*os.File
+	end context.CancelCauseFunc
+}
+
+func (o output) Write(p []byte) (int, error) {
+	n, err := o.File.Write(p)
+	if err != nil {
+		o.end(err)
+	}
+	return n, err
 }
 
 func connectAndRun(ctx context.Context, r *rollout) error {
@@ -91,6 +123,18 @@ func (r *rollout) setPercent(list string) error {
 			return fmt.Errorf("%q is not from 1 to 100", item)
 		}
 		r.percent = append(r.percent, n)
+	}
+	return nil
+}
+
+// checkFlags checks the flags. The words after them should be none: without
+// quotation marks, -command takes only the first word of the command.
+func (r *rollout) checkFlags(rest []string) error {
+	switch {
+	case len(rest) > 0:
+		return fmt.Errorf("%q is no flag: a command of several words needs quotation marks, as in -command 'systemctl restart web'", rest[0])
+	case r.service == "":
+		return errors.New("-service is empty")
 	}
 	return nil
 }
@@ -176,11 +220,8 @@ func (r *rollout) restart(ctx context.Context, nodes []string) error {
 	if err != nil {
 		return err
 	}
-	result, err := e.Run(ctx)
-	if err != nil {
-		return err
-	}
-	return result.Err()
+	result, _ := e.Run(ctx)
+	return result.Err() // which has the error of Run, too
 }
 
 // waitHealthy waits until the service has been healthy for the time of settle,

@@ -451,6 +451,8 @@ func TestNothingRuns(t *testing.T) {
 			return srv.URL
 		}, nil, append(setAddress, "certificate")},
 		{"demo and cluster", closed, []string{"-demo", "-cluster"}, []string{"-demo", "-cluster"}},
+		{"unquoted command", closed, []string{"-demo", "-command", "systemctl", "restart"}, []string{`"restart"`, "quotation marks", "-command '"}},
+		{"empty service", closed, []string{"-demo", "-service="}, []string{"-service is empty"}},
 		{"break alone", closed, []string{"-break", "a"}, []string{"-break", "-demo", "-cluster"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -458,7 +460,7 @@ func TestNothingRuns(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "ran")
 			address := test.address(t)
 			began := time.Now()
-			output, err := runProgram(t, program, address, append(test.args, "-command", "touch '"+file+"'")...)
+			output, err := runProgram(t, program, address, append([]string{"-command", "touch '" + file + "'"}, test.args...)...)
 			if took := time.Since(began); took > 10*time.Second {
 				t.Errorf("reported after %v", took)
 			}

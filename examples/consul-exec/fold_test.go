@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 )
@@ -31,14 +30,19 @@ func TestFold(t *testing.T) {
 		{"1 2 3", "[1-3]"},
 		{"web-99999999999999999999 web-100000000000000000000", "web-[99999999999999999999-100000000000000000000]"},
 		{"web- web-1", "web-,web-1"},
+		{"web- web-1 web-2", "web-,web-[1-2]"},
+		{"a,1 a,2 b-1 b-2", `"a,1","a,2",b-[1-2]`},
+		{"a[1] a[2]", `"a[1]","a[2]"`},
+		{"a]1 a]2 #1 #2 \"1 \"2", `"a]1","a]2","#1","#2","\"1","\"2"`},
+		{"x\u202e1 x\u202e2", `"x\u202e1","x\u202e2"`},
 	} {
 		names := strings.Fields(test.names)
 		got := fold(names)
 		if got != test.want {
 			t.Errorf("fold(%q) = %q, want %q", names, got, test.want)
 		}
-		if back := unfold(got); !sameNames(back, names) {
-			t.Errorf("unfold(%q) = %q, want %q", got, back, names)
+		if back, err := parseNames(got); err != nil || !sameNames(back, names) {
+			t.Errorf("%q is read as %q, error %v, want %q", got, back, err, names)
 		}
 	}
 }
@@ -59,7 +63,7 @@ func TestFoldBack(t *testing.T) {
 	for range 3000 {
 		set := make(map[string]bool)
 		for range random.IntN(12) {
-			layout := []string{"a%d", "a%02d", "%da", "b-%03d.c2", "%d-7", "x"}[random.IntN(6)]
+			layout := []string{"a%d", "a%02d", "%da", "b-%03d.c2", "%d-7", "a", "a,%d", "a [%d]", "\"%d\xff"}[random.IntN(9)]
 			name, _, _ := strings.Cut(fmt.Sprintf(layout, random.IntN(120)), "%!")
 			set[name] = true
 		}
@@ -68,63 +72,13 @@ func TestFoldBack(t *testing.T) {
 			names = append(names, name)
 		}
 		slices.Sort(names)
-		if folded := fold(names); !sameNames(unfold(folded), names) {
-			t.Fatalf("fold(%q) = %q, which unfolds to %q", names, folded, unfold(folded))
+		folded := fold(names)
+		if back, err := parseNames(folded); err != nil || !sameNames(back, names) {
+			t.Fatalf("fold(%q) = %q, which is read as %q, error %v", names, folded, back, err)
 		}
 	}
 }
 
 func sameNames(a, b []string) bool {
 	return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
-}
-
-// unfold returns the names of a folded list, as a reader understands it.
-func unfold(list string) []string {
-	var names []string
-	for list != "" {
-		end, depth := 0, 0
-		for ; end < len(list) && (list[end] != ',' || depth > 0); end++ {
-			switch list[end] {
-			case '[':
-				depth++
-			case ']':
-				depth--
-			}
-		}
-		before, rest, folded := strings.Cut(list[:end], "[")
-		if !folded {
-			names = append(names, before)
-		}
-		middle, after, _ := strings.Cut(rest, "]")
-		for part := range strings.SplitSeq(middle, ",") {
-			if !folded {
-				break
-			}
-			first, last, isRange := strings.Cut(part, "-")
-			if !isRange {
-				last = first
-			}
-			for number := first; ; number = fmt.Sprintf("%0*s", len(first), plusOne(number)) {
-				names = append(names, before+number+after)
-				if number == last {
-					break
-				}
-			}
-		}
-		list = strings.TrimPrefix(list[end:], ",")
-	}
-	return names
-}
-
-// plusOne adds 1 to a decimal number of any size.
-func plusOne(number string) string {
-	head, last := number[:len(number)-1], number[len(number)-1:]
-	n, _ := strconv.Atoi(last)
-	switch {
-	case n < 9:
-		return head + strconv.Itoa(n+1)
-	case head == "":
-		return "10"
-	}
-	return plusOne(head) + "0"
 }

@@ -11,13 +11,25 @@ var digits = regexp.MustCompile(`[0-9]+`)
 
 // fold abbreviates a list of node names: web-[01-05,07].example.com,db. Numbers
 // in a range are padded with zeros to the width of the first: [08-10] means 08,
-// 09 and 10, but [8-10] means 8, 9 and 10.
+// 09 and 10, but [8-10] means 8, 9 and 10. A name that could be misread is
+// quoted.
 func fold(names []string) string {
-	type family struct{ before, after string } // the text around a number
-	around := func(name string, number []int) family { return family{name[:number[0]], name[number[1]:]} }
+	type family struct {
+		before, after string // the text around a number
+		whole         bool   // or before is a whole name
+	}
+	around := func(name string, number []int) family {
+		return family{before: name[:number[0]], after: name[number[1]:]}
+	}
+	numbersIn := func(name string) [][]int {
+		if quote(name) != name {
+			return nil
+		}
+		return digits.FindAllStringIndex(name, -1)
+	}
 	size := make(map[family]int)
 	for _, name := range names {
-		for _, number := range digits.FindAllStringIndex(name, -1) {
+		for _, number := range numbersIn(name) {
 			size[around(name, number)]++
 		}
 	}
@@ -27,8 +39,8 @@ func fold(names []string) string {
 	numbers := make(map[family][]string)
 	var order []family
 	for _, name := range names {
-		f, number, most := family{name, ""}, "", 1
-		for _, at := range digits.FindAllStringIndex(name, -1) {
+		f, number, most := family{before: quote(name), whole: true}, "", 1
+		for _, at := range numbersIn(name) {
 			if g := around(name, at); size[g] > 1 && size[g] >= most {
 				f, number, most = g, name[at[0]:at[1]], size[g]
 			}
