@@ -95,8 +95,8 @@ func OnLost(fn func(node string, err error)) Option {
 
 // OnNoResponse calls fn when an expected node has not acknowledged the job
 // within the ack timeout. It is the last call for that node, which did not run
-// the command and will not. For a name of WithNodes that is not in the catalog, or not alive, it
-// is called right after OnSubmit.
+// the command and will not. For a name of WithNodes that is not in the
+// catalog, or not alive, it is called right after OnSubmit.
 //
 // Given twice, both functions are called, in the order of the options.
 func OnNoResponse(fn func(node string)) Option {

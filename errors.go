@@ -42,9 +42,10 @@ var (
 	// ErrSessionLost as well.
 	ErrUnavailable = consul.ErrUnavailable
 
-	// ErrSessionLost is in the error of a run whose session ended before the
-	// run. WithRecovery opens a new one. Somebody destroyed it, it expired, or the node that held it left the
-	// catalog. Agents can report nothing after that; their commands go on.
+	// ErrSessionLost is in the error of a run whose session ended before the run.
+	// WithRecovery opens a new one. Somebody destroyed it, it expired, or the
+	// node that held it left the catalog. Agents can report nothing after that;
+	// their commands go on.
 	ErrSessionLost = consul.ErrSessionLost
 
 	// ErrPermissionDenied is in the error of a run whose token lacks a

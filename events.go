@@ -58,7 +58,7 @@ var eventNames = names[EventType]{
 // String returns the type in words, such as "no response".
 func (t EventType) String() string { return eventNames.of(t, "EventType") }
 
-// An Event is one thing that happens in a run. The zero Event is none.
+// An Event is one thing that happens in a run. The zero Event stands for no event.
 type Event struct {
 	Type EventType
 
@@ -81,8 +81,8 @@ type Event struct {
 
 	// Err is a *NodeError for EventLost, EventNoResponse, and an EventExit that
 	// is no success: with another status than 0, or after WithTimeout had to end
-	// the command. It is nil for the others. What is learned later is only in
-	// NodeResult.Err.
+	// the command. It is nil for the others. What the run learns of a node after
+	// that event is in NodeResult.Err only.
 	Err error
 
 	// Time is when this client learned of it.

@@ -520,8 +520,9 @@ func setAtLeastOne(to *int, option string, n int) error {
 // A command that the timeout had to end has status 124 and
 // NodeResult.TimedOut, even if it handles SIGTERM. It counts as a failure. A
 // command that ended by itself keeps its status, even if the timeout had to end
-// children that held its output. Daemons run on: they have left the process
-// group and closed the output. So do the children of a node that has exited.
+// children that held its output. A daemon runs on, as it has left the process
+// group and closed the output. When a node has exited, nothing ends its children
+// any more.
 //
 // With this option, and those that refer to it, a node runs the command under a
 // small shell program, the runner. It runs the command in a session of its own.

@@ -14,9 +14,9 @@ type State int
 
 const (
 	// StateNoResponse is the state of an expected node that did not acknowledge
-	// the job. It did not run the command and will not. It may be down, have remote exec disabled (Consul's default
-	// since 0.8), or its agent's token may lack key:write on the prefix.
-	// NodeResult.Err says more if more is known.
+	// the job. It did not run the command and will not. It may be down, have
+	// remote exec disabled (Consul's default since 0.8), or its agent's token may
+	// lack key:write on the prefix. NodeResult.Err says more if more is known.
 	StateNoResponse State = iota
 
 	// StateRunning is the state of a node that acknowledged the job and had not
@@ -88,7 +88,8 @@ type Result struct {
 	// that the end of the run was exact. Otherwise it is ErrDiscoveryOff, or
 	// ErrPermissionDenied if the token may not read the whole catalog. Then
 	// only the nodes of WithNodes were expected. Without WithNodes silence
-	// ended the run, and a node that never answered is unknown. A caller who
+	// ended the run, and a node that never answered is unknown; a run whose
+	// options need to know the nodes, such as WithLimit, failed. A caller who
 	// can do without the catalog gives WithoutDiscovery: ErrDiscoveryOff is no
 	// failure.
 	DiscoveryErr error
@@ -108,14 +109,15 @@ func (r *Result) Node(name string) (NodeResult, bool) {
 }
 
 // Err returns nil if the run was a success. That means: the run went to its
-// end. Every expected node exited with status 0, before WithTimeout had to end
-// its command, and so did every other one that acknowledged; with WithLimit
-// those that took the job did. As many nodes exited as WithMinNodes asks for.
-// And DiscoveryErr is nil, or ErrDiscoveryOff, which the caller has asked for.
+// end, or the caller left its loop. Every expected node exited with status 0,
+// before WithTimeout had to end its command, and so did every other one that
+// acknowledged; with WithLimit that is so of the nodes that took the job. As many
+// nodes exited as WithMinNodes asks for. And DiscoveryErr is nil, or
+// ErrDiscoveryOff, which the caller has asked for.
 //
 // Otherwise the error has all that went wrong: the error of Run and Wait, if
 // any, but for ErrLoopLeft; DiscoveryErr; and the error of each node that
-// failed, once. errors.As finds the first of the last as a *NodeError.
+// failed, once. errors.As finds the first of these node errors as a *NodeError.
 func (r *Result) Err() error {
 	var errs []error
 	if r.err != nil {
@@ -145,10 +147,11 @@ type NodeResult struct {
 
 	// ExitCode is the status of the command if State is StateExited: -1 if a
 	// signal ended it, 255 if it could not be started or the agent failed to
-	// write its output (not with WithRecovery), 127 if the shell did not find it. Under the runner, which
-	// WithTimeout describes, it is 128+n if signal n ended the command, and 125
-	// or 126 if the command could not run. A command may exit with any of these
-	// numbers by itself. In every other state it is -1.
+	// write its output (not with WithRecovery), 127 if the shell did not find it.
+	// Under the runner, which WithTimeout describes, it is 128+n if signal n
+	// ended the command, and 125 or 126 if the command could not run. A command
+	// may exit with any of these numbers by itself. In every other state it is
+	// -1.
 	ExitCode int
 
 	// TimedOut says that WithTimeout had to end the command. ExitCode is then
