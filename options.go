@@ -219,7 +219,11 @@ func (c *config) checkEvent() error {
 // inEvents lists the options that make events longer, for errors.
 func (c *config) inEvents() (given []string) {
 	if c.names != nil {
-		given = append(given, fmt.Sprintf("WithNodes(%d names)", len(c.names)))
+		unit := "names"
+		if len(c.names) == 1 {
+			unit = "name"
+		}
+		given = append(given, fmt.Sprintf("WithNodes(%d %s)", len(c.names), unit))
 	}
 	for _, part := range []struct {
 		option string

@@ -125,7 +125,7 @@ func TestSelectNothing(t *testing.T) {
 			`WithFilter("Node == down")`:   {consulexec.WithFilter("Node == down")},
 			`WithHealthyService("_nomad-`:  {consulexec.WithHealthyService("_nomad-1")}, // an ID
 			`WithHealthyService("We`:       {consulexec.WithHealthyService("We")},
-			`WithNodes(1 names), WithFi`:   {consulexec.WithNodes("web-1"), consulexec.WithFilter(`Meta.rack == "b"`)},
+			`WithNodes(1 name), WithFi`:    {consulexec.WithNodes("web-1"), consulexec.WithFilter(`Meta.rack == "b"`)},
 			`IDs, not names`:               {consulexec.WithService("^web$")},
 			`IDs, not names: see`:          {consulexec.WithService("^web$"), consulexec.WithFilter(`Meta.rack == "b"`)},
 		} {

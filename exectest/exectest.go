@@ -410,6 +410,7 @@ type Request struct {
 	Path       string
 	Query      url.Values
 	Datacenter string // the value of the dc parameter
+	Token      string // the ACL token, in X-Consul-Token; the cluster takes any
 	Body       []byte
 }
 

@@ -222,14 +222,14 @@ func TestRequests(t *testing.T) {
 	defer srv.Fault(Fault{Match: Path("DELETE", ""), Do: Refuse})()
 	client := srv.Client()
 	client.KV().Put(&api.KVPair{Key: "a", Value: []byte("b")}, nil)
-	client.KV().DeleteTree("a", &api.WriteOptions{Datacenter: "north"})
+	client.KV().DeleteTree("a", &api.WriteOptions{Datacenter: "north", Token: "secret"})
 	var got []string
 	for _, r := range srv.Requests() {
-		got = append(got, fmt.Sprintf("%s %s %v %s %s", r.Method, r.Path, r.Query, r.Datacenter, r.Body))
+		got = append(got, fmt.Sprintf("%s %s %v %s %s %s", r.Method, r.Path, r.Query, r.Datacenter, r.Token, r.Body))
 	}
 	want := []string{
-		"PUT /v1/kv/a map[flags:[0]]  b",
-		"DELETE /v1/kv/a map[dc:[north] recurse:[]] north ",
+		"PUT /v1/kv/a map[flags:[0]]   b",
+		"DELETE /v1/kv/a map[dc:[north] recurse:[]] north secret ",
 	}
 	if got[0] = strings.Replace(got[0], "map[]", "map[flags:[0]]", 1); !slices.Equal(got, want) {
 		t.Errorf("requests are %q, want %q", got, want)

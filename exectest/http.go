@@ -140,7 +140,7 @@ func (s *Server) begin(r *http.Request, body []byte) (http.Handler, bool) {
 	s.wg.Add(1)
 	query := r.URL.Query()
 	s.requests = append(s.requests, Request{
-		Time: time.Now(), Method: r.Method, Path: r.URL.Path, Query: query, Datacenter: query.Get("dc"), Body: body,
+		Time: time.Now(), Method: r.Method, Path: r.URL.Path, Query: query, Datacenter: query.Get("dc"), Token: r.Header.Get("X-Consul-Token"), Body: body,
 	})
 	return s.withFaults(r, s.mux), true
 }
