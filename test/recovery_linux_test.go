@@ -67,7 +67,7 @@ func (u *unlucky) leader(t *testing.T) string {
 	return name
 }
 
-// toServers and toClients are accidents for one cluster each.
+// These accidents are for one cluster each.
 var (
 	toServers = []accident{
 		{name: "the leader is killed", recovers: true, happen: func(t *testing.T, u *unlucky) {
@@ -91,11 +91,6 @@ var (
 		}},
 	}
 	toClients = []accident{
-		{name: "the client is cut off", recovers: true, patience: 2 * patience, happen: func(t *testing.T, u *unlucky) {
-			u.proxy.hush()
-			time.Sleep(time.Minute)
-			u.proxy.speak()
-		}},
 		{name: "a client is terminated and started", recovers: true, happen: func(t *testing.T, u *unlucky) {
 			u.restart(t, u.cluster.Terminate, "client-2", time.Second)
 		}},
@@ -104,6 +99,13 @@ var (
 		}},
 		{name: "the command has its agent restarted", recovers: true, restarts: true, happen: func(t *testing.T, u *unlucky) {
 			u.count.restartAgents(t, func(node string) { u.restart(t, u.cluster.Terminate, node, 0) })
+		}},
+	}
+	toSessions = []accident{
+		{name: "the client is cut off", recovers: true, patience: 2 * patience, happen: func(t *testing.T, u *unlucky) {
+			u.proxy.hush()
+			time.Sleep(time.Minute)
+			u.proxy.speak()
 		}},
 		{name: "the session is destroyed", recovers: true, happen: func(t *testing.T, u *unlucky) {
 			destroySessions(t, u.cluster)
@@ -121,7 +123,7 @@ var (
 // TMPDIR, and in the end nothing is left in it.
 func TestRecovery(t *testing.T) {
 	needsConsul(t)
-	for to, accidents := range map[string][]accident{"servers": toServers, "clients": toClients} {
+	for to, accidents := range map[string][]accident{"servers": toServers, "clients": toClients, "sessions": toSessions} {
 		t.Run("to "+to, func(t *testing.T) {
 			t.Parallel()
 			tmp := t.TempDir()
