@@ -46,6 +46,11 @@ func writeFailedFile(path string, names []string) (err error) {
 	if _, err := file.WriteString(text.String()); err != nil {
 		return err
 	}
+	if info, err := os.Stat(path); err == nil {
+		if err := file.Chmod(info.Mode().Perm()); err != nil {
+			return err
+		}
+	}
 	if err := file.Sync(); err != nil {
 		return err
 	}
@@ -56,11 +61,11 @@ func writeFailedFile(path string, names []string) (err error) {
 }
 
 // saveFailed writes the names of the nodes that have to be done again. An empty
-// file says that all went well, so it writes none if the run was no success and
-// no node can be named.
+// file says that all went well. So it writes none if the run was no success, no
+// list of names was given, and no node can be named.
 func (o outcome) saveFailed(path string, screen *screen) error {
 	names := o.failed()
-	if len(names) == 0 && o.status() != 0 {
+	if len(names) == 0 && len(o.names) == 0 && o.status() != 0 {
 		screen.warn("-failed-file was not written: no node can be named")
 		return nil
 	}

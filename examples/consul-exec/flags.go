@@ -19,7 +19,8 @@ import (
 type job struct {
 	command string // empty if the options have a script or arguments
 	options []consulexec.Option
-	selects bool // whether a flag selects nodes
+	selects bool     // whether a flag selects nodes
+	names   []string // of -nodes and -nodes-file
 	limit   int
 
 	format     string
@@ -41,7 +42,6 @@ type parser struct {
 
 	once         map[string]bool // the flags given that may not be given twice
 	service, tag string
-	nodes        []string
 	shell        bool
 	shellPath    string
 	variables    []string // name=value

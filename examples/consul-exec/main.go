@@ -79,9 +79,11 @@
 // a quotation mark, a # or a character that can't be printed.
 //
 // The names in -failed-file are those of nodes that failed, were lost, did not
-// respond, did not get the job, or still ran the command at the end. The file is
-// written at the end, whole or not at all. It is empty if the exit status is 0,
-// and only then: if no node can be named, it stays as it was.
+// respond, did not get the job, or still ran the command at the end. With -nodes
+// or -nodes-file they are all names given on which the command did not succeed,
+// also if another flag left them out. The file is written at the end, whole or
+// not at all. An empty one says that nothing is left to do. So if the job failed
+// and no node can be named, the file stays as it was.
 //
 // # Exit status
 //
@@ -232,7 +234,7 @@ func report(ctx context.Context, e *consulexec.Exec, job *job, screen *screen) i
 		format.event(event)
 	}
 	result, err := e.Wait()
-	o := outcome{result: result, err: err, blindOK: job.blindOK}
+	o := outcome{result: result, err: err, names: job.names, blindOK: job.blindOK}
 	screen.update(func(t *tally) { o.tally = *t })
 	if job.failedFile != "" {
 		o.err = errors.Join(o.err, o.saveFailed(job.failedFile, screen))
@@ -241,6 +243,10 @@ func report(ctx context.Context, e *consulexec.Exec, job *job, screen *screen) i
 		screen.err(o.err.Error())
 	}
 	format.end(o)
+	if cause := context.Cause(ctx); cause != nil && o.err == nil {
+		screen.err(cause.Error()) // a write failed at the very end
+		return 1
+	}
 	return o.status()
 }
 

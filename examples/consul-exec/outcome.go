@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/fatih/color"
@@ -19,8 +20,9 @@ type format interface {
 // An outcome is how a run ended.
 type outcome struct {
 	result  *consulexec.Result
-	err     error // why the job failed, or nil
-	blindOK bool  // whether the nodes to expect may be unknown
+	err     error    // why the job failed, or nil
+	names   []string // of -nodes and -nodes-file
+	blindOK bool     // whether the nodes to expect may be unknown
 	tally   tally
 }
 
@@ -48,11 +50,19 @@ func (o outcome) status() int {
 // tooFew reports whether fewer nodes took the job than -limit asks for.
 func (o outcome) tooFew() bool { return errors.Is(o.result.Err(), consulexec.ErrTooFewNodes) }
 
-// failed returns the names of the nodes that have to be done again.
+// failed returns the names of the nodes that have to be done again: those of the
+// nodes that failed, and of the list that was given all on which the command did
+// not succeed, whatever left them out.
 func (o outcome) failed() (names []string) {
 	for _, n := range o.result.Nodes {
 		if n.Err != nil {
 			names = append(names, n.Node)
+		}
+	}
+	for _, name := range o.names {
+		n, _ := o.result.Node(name)
+		if succeeded := n.State == consulexec.StateExited && n.Err == nil; !succeeded && !slices.Contains(names, name) {
+			names = append(names, name)
 		}
 	}
 	return names
@@ -97,7 +107,7 @@ func (o outcome) unfinished(s *screen) {
 // warn says on standard error what is wrong besides the nodes.
 func (o outcome) warn(s *screen) {
 	if err := o.result.DiscoveryErr; err != nil && !errors.Is(o.err, err) {
-		line := fmt.Sprintf("nobody knows which nodes should answer: %v", err)
+		line := fmt.Sprintf("nobody knows which nodes can answer: %v", err)
 		if !o.blindOK {
 			line += "; -blind-ok accepts that"
 		}

@@ -77,7 +77,7 @@ func TestBlind(t *testing.T) {
 		"-node=z -blind-ok":       1, // nobody has answered
 	} {
 		stdout, stderr, status := consulExec(t, srv.URL, append(strings.Fields(args), "-wait=100ms", "true")...)
-		if status != want || strings.Count(stderr, "nobody knows which nodes should answer: ") != 1 {
+		if status != want || strings.Count(stderr, "nobody knows which nodes can answer: ") != 1 {
 			t.Errorf("%s: status %d, want %d, stdout %q, stderr %q", args, status, want, stdout, stderr)
 		}
 		if strings.Contains(args, "json") {
@@ -125,8 +125,11 @@ func TestFailedFile(t *testing.T) {
 	check("skipped", "bad\n\"db,1\"\n", 2, "-concurrency=1", "-max-failures=1", "-node=bad|db")
 	check("well", "", 0, "-node=good")
 	check("absent", "z\n", 3, "-nodes=good,z")
+	check("left out", "bad\n", 0, "-nodes=bad,good", "-filter=Node != bad")
+	check("not needed", "bad\ngood\n", 2, "-nodes=bad,good", "-limit=1", "-concurrency=1")
 	denyCatalog(srv)
-	check("nobody knows", "z\n", 3, "-node=good")
+	check("nobody knows", "bad\ngood\n", 3, "-node=good")
+	check("nobody knows, but the nodes have names", "", 3, "-nodes=good")
 	check("nobody knows, and that is fine", "", 0, "-node=good", "-blind-ok")
 
 	entries, err := os.ReadDir(dir)
@@ -142,5 +145,25 @@ func TestFailedFile(t *testing.T) {
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
 		t.Errorf("files left behind after an error: %v, error %v", entries, err)
+	}
+}
+
+// TestFullOutput writes to a full disk. The last write fails, and the program
+// says so.
+func TestFullOutput(t *testing.T) {
+	t.Parallel()
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skip("this system has no /dev/full")
+	}
+	defer full.Close()
+	srv := newServer(t, answer("a", "up\n", 0))
+	for _, format := range []string{"text", "group", "json"} {
+		cmd := command(t, srv.URL, "-format="+format, "true")
+		var stderr strings.Builder
+		cmd.Stdout, cmd.Stderr = full, &stderr
+		if err := cmd.Run(); cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != 1 || !strings.Contains(stderr.String(), "no space left") {
+			t.Errorf("%s: %v, stderr %q", format, err, stderr.String())
+		}
 	}
 }

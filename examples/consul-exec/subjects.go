@@ -93,8 +93,8 @@ func (p *parser) addNodes(names []string) error {
 		return errors.New("no node named")
 	}
 	p.job.selects = true
-	p.nodes = append(p.nodes, names...)
-	return p.add(consulexec.WithNodes(p.nodes...))
+	p.job.names = append(p.job.names, names...)
+	return p.add(consulexec.WithNodes(p.job.names...))
 }
 
 func (p *parser) commandFlags() {

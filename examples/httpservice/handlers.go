@@ -93,6 +93,10 @@ func (s *server) targets(w http.ResponseWriter, req *http.Request) {
 		Error string   `json:"error,omitempty"` // why others can't, or why nobody knows
 	}{Nodes: []string{}}
 	names, err := e.Targets(req.Context())
+	if names == nil && errors.Is(err, consulexec.ErrUnavailable) {
+		writeError(w, refuse(http.StatusServiceUnavailable, "no usable Consul agent: %w", err))
+		return
+	}
 	answer.Nodes = append(answer.Nodes, names...)
 	if err != nil {
 		answer.Error = err.Error()

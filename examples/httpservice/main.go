@@ -26,8 +26,8 @@
 // It talks to the Consul agent at CONSUL_HTTP_ADDR, or else at
 // http://localhost:8500. If no agent answers there at the start, or if the
 // agent knows no leader, the service exits with status 1. If Consul goes away
-// later, a new run is refused with status 503 until Consul is back. Ctrl-C or
-// SIGTERM ends all runs and leaves nothing behind in Consul.
+// later, a new run is refused with status 503 until Consul is back. Ctrl-C,
+// SIGTERM or SIGHUP ends all runs and leaves nothing behind in Consul.
 //
 // To try it without Consul, use -demo: a cluster of five nodes embedded in this
 // process. Each of them really runs the commands, on this machine and as you.
@@ -67,12 +67,22 @@ func main() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(2)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), endSignals()...)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program without waiting for the nodes
 	if err := serve(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// endSignals returns the signals that end the service. SIGHUP is ignored under
+// nohup.
+func endSignals() []os.Signal {
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	return signals
 }
 
 // serve runs the service until ctx ends.

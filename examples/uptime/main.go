@@ -5,18 +5,20 @@
 // http://localhost:8500. If CONSUL_HTTP_ADDR is not set and nothing listens at
 // the default address, it says so and runs `uptime` on this machine, on three
 // nodes embedded in this process. An agent that is slow or knows no leader is
-// an error. Ctrl-C ends the run and leaves nothing behind in Consul.
+// an error. Ctrl-C and SIGTERM end the run and leave nothing behind in Consul.
 //
 // This file needs no other: copy it. The flag -cluster is in cluster.go.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"net"
 	"os"
 	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -27,7 +29,7 @@ import (
 
 func main() {
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx)
 	stop()
 	if err != nil {
@@ -38,6 +40,9 @@ func main() {
 
 // run connects to a cluster and runs uptime there.
 func run(ctx context.Context) error {
+	if flag.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q: this program runs uptime on every node", flag.Arg(0))
+	}
 	client, closeCluster, err := connect(ctx)
 	if err != nil {
 		return err
@@ -88,11 +93,12 @@ func connect(ctx context.Context) (*api.Client, func(), error) {
 	return srv.Client(), srv.Close, nil
 }
 
-// listens reports whether something listens at the address.
+// listens reports whether something listens at the address, however slow it is.
 func listens(address string) bool {
 	conn, err := net.DialTimeout("tcp", address, time.Second)
 	if err != nil {
-		return false
+		var slow net.Error
+		return errors.As(err, &slow) && slow.Timeout()
 	}
 	conn.Close()
 	return true
