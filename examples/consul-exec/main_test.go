@@ -274,6 +274,7 @@ func TestBadFlags(t *testing.T) {
 		{"-max-output=-1 x", []string{`"-1"`, "-max-output"}},
 		{"-max-output=1k x", []string{`"1k"`, "-max-output"}},
 		{"-format= x", []string{"-format", "is empty"}},
+		{"-failed-file=" + empty + " -failed-file=x x", []string{"-failed-file", "given twice"}},
 		{"-failed-file= x", []string{"-failed-file", "is empty"}},
 		{"-failed-file=" + filepath.Dir(empty) + " x", []string{"-failed-file", "regular file"}},
 		{"-failed-file=/nowhere/at/all x", []string{"-failed-file", "/nowhere/at"}},

@@ -201,7 +201,7 @@ func (p *parser) outputFlags() {
 		}
 		return p.add(consulexec.WithMaxOutput(n))
 	})
-	p.text("failed-file", "write the names of the nodes that have to be done again to this `file`, for -nodes-file", func(path string) error {
+	p.single("failed-file", "write the names of the nodes that have to be done again to this `file`, for -nodes-file", func(path string) error {
 		p.job.failedFile = path
 		return checkFailedFile(path)
 	})

@@ -84,6 +84,7 @@ func TestTokens(t *testing.T) {
 	}{
 		{func(r *http.Request) { r.SetBasicAuth("whoever", "secret") }, "alice"},
 		{func(r *http.Request) { r.Header.Set("Authorization", "Bearer other") }, "bob"},
+		{func(r *http.Request) { r.Header.Set("Authorization", "bearer other") }, "bob"},
 		{func(r *http.Request) {}, ""},
 		{func(r *http.Request) { r.SetBasicAuth("alice", "") }, ""},
 		{func(r *http.Request) { r.SetBasicAuth("secret", "alice") }, ""},

@@ -34,7 +34,7 @@ func (s *server) begin(w http.ResponseWriter, req *http.Request) (string, error)
 		return "", err
 	}
 	s.mu.Lock()
-	id, err := s.keys.find(key, o)
+	id, err := s.startedLocked(key, o)
 	s.mu.Unlock()
 	if id != "" || err != nil {
 		return id, err

@@ -111,9 +111,13 @@ func TestKeysEnd(t *testing.T) {
 			return w
 		}
 		first := post("k").Header().Get("Location")
-		time.Sleep(3*keepKeys - time.Minute) // the run took two
+		time.Sleep(2*keepKeys + keepEnded/2)
 		if again := post("k").Header().Get("Location"); again != first {
-			t.Errorf("shortly before keepKeys: run %s, want %s", again, first)
+			t.Errorf("after the run's end: run %s, want %s", again, first)
+		}
+		time.Sleep(keepKeys - keepEnded/2 - time.Minute)
+		if again := post("k"); again.Code != http.StatusGone || !strings.Contains(again.Body.String(), strings.TrimPrefix(first, "/runs/")) {
+			t.Errorf("shortly before keepKeys: status %d, %s", again.Code, again.Body)
 		}
 		time.Sleep(2 * time.Minute)
 		if again := post("k"); again.Code != http.StatusCreated || again.Header().Get("Location") == first {

@@ -11,8 +11,9 @@
 //
 // A run is on all nodes only if its order has neither node nor nodes; empty ones
 // are an error. A POST with an Idempotency-Key can be repeated: the same key with
-// the same order answers with the same run, and with another order 422. Keys are
-// remembered for an hour after the run's end, but not by the next process.
+// the same order answers with the same run, with 410 if that ended too long ago,
+// and with another order 422. Keys are remembered for an hour after the run's
+// end, but not by the next process.
 //
 // An event is an object of JSON, as package consulexec encodes its Event: type,
 // node, output, exit_code, error. The service adds events of its own: start, cut

@@ -84,7 +84,7 @@ func (s *server) handler() http.Handler {
 func (s *server) add(r *run, key string) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if id, err := s.keys.find(key, r.order); id != "" || err != nil {
+	if id, err := s.startedLocked(key, r.order); id != "" || err != nil {
 		return id, err
 	}
 	if s.closed {
@@ -110,6 +110,17 @@ func (s *server) add(r *run, key string) (string, error) {
 		s.retire(r, key)
 	})
 	return r.id, nil
+}
+
+// startedLocked returns the ID of the run that the key has started, or "" if there
+// is none. The caller holds mu. A key lives longer than its run: the command must
+// not run again, although nothing is known of it any more.
+func (s *server) startedLocked(key string, o order) (string, error) {
+	id, err := s.keys.find(key, o)
+	if id != "" && s.runs[id] == nil {
+		return "", refuse(http.StatusGone, "this Idempotency-Key has started run %s, which ended too long ago", id)
+	}
+	return id, err
 }
 
 // countRunning returns how many runs are under way.

@@ -55,7 +55,9 @@ func readTokens(file string) (tokens, error) {
 func (t tokens) authenticate(req *http.Request) (string, error) {
 	_, token, ok := req.BasicAuth()
 	if !ok {
-		_, token, ok = strings.Cut(req.Header.Get("Authorization"), "Bearer ")
+		var scheme string
+		scheme, token, ok = strings.Cut(req.Header.Get("Authorization"), " ")
+		ok = ok && strings.EqualFold(scheme, "Bearer")
 	}
 	if user := t[sha256.Sum256([]byte(token))]; ok && user != "" {
 		return user, nil

@@ -39,6 +39,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode"
 
 	"github.com/hashicorp/consul/api"
 
@@ -214,7 +215,7 @@ func (r *rollout) restart(ctx context.Context, nodes []string) error {
 		consulexec.WithNodes(nodes...),
 		consulexec.WithTimeout(r.timeout),
 		consulexec.WithRecovery(r.timeout), // the command may restart Consul itself
-		consulexec.OnLine(func(node, line string) { fmt.Fprintf(r.out, "  %s: %s\n", node, line) }),
+		consulexec.OnLine(func(node, line string) { fmt.Fprintf(r.out, "  %s: %s\n", node, printable(line)) }),
 		consulexec.OnExit(func(node string, code int) { fmt.Fprintf(r.out, "  %s: exit %d\n", node, code) }),
 	)
 	if err != nil {
@@ -284,7 +285,7 @@ func problem(instance *api.ServiceEntry) string {
 	for _, check := range instance.Checks {
 		if check.Status != api.HealthPassing {
 			output, _, _ := strings.Cut(strings.TrimSpace(check.Output), "\n")
-			return fmt.Sprintf(" %s is %s (%s)", check.Name, check.Status, output)
+			return fmt.Sprintf(" %s is %s (%s)", check.Name, check.Status, printable(output))
 		}
 		checked = checked || check.ServiceID == instance.Service.ID
 	}
@@ -351,4 +352,18 @@ func checkConsul(ctx context.Context, client *api.Client) error {
 		return errors.New("the agent knows no leader")
 	}
 	return err
+}
+
+// printable makes the control characters of a node's output visible: on a
+// terminal they could forge other lines.
+func printable(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		if r == '\t' || unicode.IsPrint(r) {
+			b.WriteRune(r)
+		} else {
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		}
+	}
+	return b.String()
 }

@@ -500,3 +500,10 @@ func TestCluster(t *testing.T) {
 			"stopped at batch 2 of 3 (client-2): after 8s: web is not healthy: client-2: web answers is critical (HTTP GET ", "not touched: server-1\n")
 	})
 }
+
+// TestPrintable prints output that would rewrite a terminal.
+func TestPrintable(t *testing.T) {
+	if got, want := printable("a\tü\r\x1b[2Jb\x07'\""), `a	ü\r\x1b[2Jb\a'"`; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
