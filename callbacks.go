@@ -15,8 +15,9 @@ import (
 // fn is not called if the run ends before that is known, or if no node matches
 // and is alive. It can't stop anything: the first event has mostly gone out
 // already, so nodes run the command even if a loop is left here. Targets returns
-// the names before a run. Given twice, both functions are called, in the order of the
-// options.
+// the names before a run.
+//
+// Given twice, both functions are called, in the order of the options.
 func OnTargets(fn func(nodes []string)) Option {
 	return on(EventTargets, "OnTargets", fn == nil, func(e Event) { fn(slices.Clone(e.Nodes)) })
 }

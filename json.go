@@ -74,9 +74,9 @@ func newOutputJSON(output []byte) outputJSON {
 }
 
 // MarshalJSON returns an object with the fields type, time, node, nodes,
-// output, exit_code and error. What the event does not have is left out. Output that is
-// not UTF-8 is output_base64 instead. Times are RFC 3339, in UTC, and the error
-// is its text. Events can't be read back.
+// output, exit_code and error. What the event does not have is left out. Output
+// that is not UTF-8 is output_base64 instead. Times are RFC 3339, in UTC, and the
+// error is its text. Events can't be read back.
 func (e Event) MarshalJSON() ([]byte, error) {
 	object := struct {
 		Type  EventType `json:"type,omitzero"`

@@ -428,8 +428,8 @@ func nesting(expression string) (deepest int) {
 // selection further. A token that may not read all nodes, or that may not read
 // the service, is ErrPermissionDenied; so is one that sees neither the service
 // nor the service "consul". Consul before 1.11 does not say that it hides the
-// service: then it is ErrNoTargets. A name of WithNodes whose agent has failed is not
-// healthy, so it is not selected. Given twice, the later value counts.
+// service: then it is ErrNoTargets. A name of WithNodes whose agent has failed is
+// not healthy, so it is not selected. Given twice, the later value counts.
 func WithHealthyService(name string) Option {
 	return func(c *config) error {
 		clean := path.Clean("/" + name)
@@ -514,12 +514,12 @@ func setAtLeastOne(to *int, option string, n int) error {
 // WithTimeout bounds the command, node by node, and not the run, whose bound is a
 // deadline of the context of Run or Start. It ends the command on each node on
 // which it still runs d after its start, d > 0, rounded up to whole seconds. The
-// default is no limit. The node
-// does that by itself, even if this program or its connection is gone. The
-// command's process group gets a SIGTERM, and so does every other process that
-// holds the command's output. What is left gets a SIGKILL 5 s later. If the output
-// is still held 2 s after that, the node stops reading it. So the node exits
-// within seconds of the timeout, whatever the command's children do.
+// default is no limit. The node does that by itself, even if this program or its
+// connection is gone. The command's process group gets a SIGTERM, and so does
+// every other process that holds the command's output. What is left gets a
+// SIGKILL 5 s later. If the output is still held 2 s after that, the node stops
+// reading it. So the node exits within seconds of the timeout, whatever the
+// command's children do.
 //
 // A command that the timeout had to end has status 124 and
 // NodeResult.TimedOut, even if it handles SIGTERM. It counts as a failure. A

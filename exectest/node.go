@@ -138,9 +138,9 @@ func ConsulServer() NodeOption { return func(n *node) { n.consulServer = true } 
 // The Handler gets the command itself, and is called once for each run, however
 // often the node gets the job. The node
 //
-//   - ends the context after the timeout, or for a job of WithKillOnCancel,
-//     where a real command gets SIGTERM. The status is then 124 after the timeout
-//     and 143 otherwise, whatever the Handler returns. A Handler that has not
+//   - ends the context after the timeout, or for a job of WithKillOnCancel. A real
+//     command gets SIGTERM then. After the timeout the status is 124, otherwise
+//     143, whatever the Handler returns. A Handler that has not
 //     returned 5 s later counts as ended by SIGKILL: nothing that it does after
 //     that is seen, and 137 takes the place of 143;
 //   - passes on as much output as WithMaxOutput allows;

@@ -28,7 +28,7 @@ const (
 	guardLife = 50 * time.Second
 
 	// deadLife is how much longer than output a guard stays if its runner was
-	// killed. A real one stays until a later run.
+	// killed. A real one stays until an ask has found that out, or a later run.
 	deadLife = 2 * time.Minute
 
 	// The statuses of a command that SIGTERM or SIGKILL has ended.
@@ -193,7 +193,7 @@ func (g *guard) finish(note runner.Note, status int, life time.Duration) {
 	}
 }
 
-// end tells the command to end, and cuts it off if it does not.
+// end tells the command to end, and cuts it off if it goes on.
 func (g *guard) end(timed bool) {
 	g.agent.srv.mu.Lock()
 	defer g.agent.srv.mu.Unlock()

@@ -392,7 +392,7 @@ func TestCertificate(t *testing.T) {
 	_, err = e.Run(t.Context())
 	srv.Close()
 	var certificate *tls.CertificateVerificationError
-	if !errors.As(err, &certificate) || !strings.Contains(err.Error(), "create session") {
+	if !errors.As(err, &certificate) || !errors.Is(err, consulexec.ErrUnavailable) || !strings.Contains(err.Error(), "create session") {
 		t.Errorf("error %v", err)
 	}
 	if requests != 1 {

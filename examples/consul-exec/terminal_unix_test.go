@@ -312,7 +312,7 @@ func TestInterrupt(t *testing.T) {
 }
 
 // TestUnfenced ends a run while Consul is gone, so that nobody knows whether a
-// silent node has taken the job. No event tells of that node.
+// silent node has taken the job. There is no event for such a node.
 func TestUnfenced(t *testing.T) {
 	t.Parallel()
 	srv := exectest.NewServer(exectest.Node("a", exectest.ExecDisabled()))

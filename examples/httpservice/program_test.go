@@ -94,7 +94,7 @@ func skipOnWindows(t *testing.T) {
 func TestProgram(t *testing.T) {
 	skipOnWindows(t)
 	path := build(t)
-	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
+	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP} {
 		cluster := exectest.NewServer(exectest.Node("a"))
 		defer cluster.Close()
 		p := startProgram(t, path, cluster.URL, "-listen", "127.0.0.1:0")

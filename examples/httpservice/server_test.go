@@ -494,6 +494,9 @@ func TestConsulAway(t *testing.T) {
 				if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" || !strings.Contains(w.Body.String(), "no usable Consul agent: ") {
 					t.Errorf("without Consul: status %d, header %v: %s", w.Code, w.Header(), w.Body)
 				}
+				if w := send("POST", "/targets"); w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" {
+					t.Errorf("the targets without Consul: status %d: %s", w.Code, w.Body)
+				}
 				if w := send("GET", "/"); w.Code != http.StatusOK {
 					t.Errorf("the page without Consul: status %d", w.Code)
 				}

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -116,11 +117,28 @@ func TestCluster(t *testing.T) {
 	checkOutput(t, output, "server-1", "client-1", "client-2")
 }
 
-// TestInterrupt sends Ctrl-C to the program during a run.
+// TestArgument gives the program a command, which it does not take.
+func TestArgument(t *testing.T) {
+	srv := exectest.NewServer(exectest.Node("a"))
+	defer srv.Close()
+	output, err := runProgram(t, build(t), srv.URL, "web-1")
+	if err == nil || !strings.Contains(output, `unexpected argument "web-1"`) || srv.Executions("a") > 0 {
+		t.Errorf("error %v, %d executions, output %s", err, srv.Executions("a"), output)
+	}
+}
+
+// TestInterrupt ends the program during a run, by Ctrl-C or SIGTERM.
 func TestInterrupt(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("os.Process.Signal can't send Ctrl-C on Windows")
 	}
+	program := build(t)
+	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
+		t.Run(signal.String(), func(t *testing.T) { interrupt(t, program, signal) })
+	}
+}
+
+func interrupt(t *testing.T, program string, signal os.Signal) {
 	acked := make(chan struct{})
 	srv := exectest.NewServer(exectest.Node("a", exectest.Run(func(ctx context.Context, j *exectest.Job) int {
 		close(acked)
@@ -128,7 +146,7 @@ func TestInterrupt(t *testing.T) {
 		return 0
 	})))
 	defer srv.Close()
-	command := exec.CommandContext(t.Context(), build(t))
+	command := exec.CommandContext(t.Context(), program)
 	command.Env = append(os.Environ(), "CONSUL_HTTP_ADDR="+srv.URL)
 	var output bytes.Buffer
 	command.Stdout, command.Stderr = &output, &output
@@ -136,7 +154,7 @@ func TestInterrupt(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-acked
-	if err := command.Process.Signal(os.Interrupt); err != nil {
+	if err := command.Process.Signal(signal); err != nil {
 		t.Fatal(err)
 	}
 	began := time.Now()
@@ -145,7 +163,7 @@ func TestInterrupt(t *testing.T) {
 		t.Errorf("error %v, output %s", err, &output)
 	}
 	if took := time.Since(began); took > 6*time.Second {
-		t.Errorf("the program ended %v after Ctrl-C, want at most 6s", took)
+		t.Errorf("the program ended %v after the signal, want at most 6s", took)
 	}
 	if keys, sessions := srv.Keys(""), srv.Sessions(); len(keys)+len(sessions) > 0 {
 		t.Errorf("left behind: %v %v", keys, sessions)

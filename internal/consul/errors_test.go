@@ -1,9 +1,11 @@
 package consul
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"testing"
 
 	"github.com/hashicorp/consul/api"
@@ -38,5 +40,15 @@ func TestClassify(t *testing.T) {
 		if transient, notSent := IsTransient(test.err), NotSent(test.err); transient != test.transient || notSent != test.notSent {
 			t.Errorf("%v: transient %v, not sent %v; want %v, %v", test.err, transient, notSent, test.transient, test.notSent)
 		}
+	}
+}
+
+// TestUnknownToken has Consul not know the token. No permission would help, so
+// the error asks for none.
+func TestUnknownToken(t *testing.T) {
+	op := Operation{Doing: "list nodes", Need: "node:read"}
+	err := new(Client).Try(t.Context(), op, func(context.Context) error { return api.StatusError{Code: 403, Body: "ACL not found"} })
+	if !errors.Is(err, ErrPermissionDenied) || !strings.Contains(err.Error(), "does not know the token") || strings.Contains(err.Error(), op.Need) {
+		t.Errorf("error %v", err)
 	}
 }
