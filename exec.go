@@ -28,6 +28,7 @@ const cleanUpTimeout = 4500 * time.Millisecond
 type Exec struct {
 	config *config
 	id     string
+	turn   *consul.Turn // for its first event, if somebody has waited for that
 
 	started atomic.Bool
 	done    chan struct{} // closed when the fields below are final
@@ -197,7 +198,7 @@ func (e *Exec) run(ctx context.Context, listen listener) {
 		e.result = r.result(e.err)
 		close(e.done)
 	}()
-	defer e.config.connection.CloseIdle()
+	defer r.consul.Pool.Leave()
 
 	err := r.execute()
 	r.reportTargets() // unless OnSubmit was called
@@ -239,6 +240,7 @@ type run struct {
 	targets        *Event         // EventTargets until it is reported, or nil
 	submitted      bool           // whether OnSubmit was called
 	submittedAt    time.Time      // when it was
+	turn           *consul.Turn   // for the next event, or nil
 	uncertain      uncertainty
 	discoveryErr   error
 	stillRunning   error     // why commands that had to end may still run, or nil
@@ -250,7 +252,8 @@ func newRun(ctx context.Context, e *Exec, listen listener) *run {
 	r := &run{
 		config: e.config,
 		id:     e.id,
-		consul: e.newClient(log),
+		consul: e.newClient(e.config.connection.Open(), log),
+		turn:   e.turn,
 		log:    log,
 		listen: listen,
 		began:  time.Now(),
@@ -265,8 +268,8 @@ func newRun(ctx context.Context, e *Exec, listen listener) *run {
 }
 
 // newClient returns a client for the requests of a run.
-func (e *Exec) newClient(log *slog.Logger) *consul.Client {
-	return &consul.Client{API: e.config.client, Datacenter: e.config.datacenter, Token: e.config.token, Log: log}
+func (e *Exec) newClient(pool *consul.Pool, log *slog.Logger) *consul.Client {
+	return &consul.Client{API: e.config.client, Datacenter: e.config.datacenter, Token: e.config.token, Pool: pool, Log: log}
 }
 
 // possibleNotes returns the notes with which the runner may end the output, the
@@ -330,10 +333,15 @@ func (r *run) main() error {
 	}
 }
 
-// prepare opens the session and writes the job. Meanwhile it asks the catalog
-// which nodes to expect.
+// prepare waits for the turn of the run's first event. So the runs of a process
+// begin as gossip can carry their events. Then it opens the session and writes the
+// job. Meanwhile it asks the catalog which nodes to expect.
 func (r *run) prepare() error {
-	if r.ctx.Err() != nil {
+	if r.turn == nil {
+		r.turn = r.askTurn(r.config.firstEventSize())
+	}
+	if !r.turn.Wait(r.ctx) {
+		r.turn = nil
 		return consul.ContextError(r.ctx)
 	}
 	ctx, cancel := context.WithCancel(r.ctx)
@@ -380,6 +388,7 @@ func (r *run) expect(found targets, err error) error {
 	if found.names == nil {
 		return nil // nobody is expected
 	}
+	r.state.reach.listed = r.discoveryErr == nil
 	r.log.Debug("targets found", "nodes", len(found.names), "absent", len(found.absent))
 	r.state.expect(found.names)
 	return nil
@@ -480,11 +489,8 @@ func (r *run) dispatch() error {
 	if err := r.repeatUncertain(); err != nil {
 		return err
 	}
-	for !time.Now().Before(r.uncertain.notBefore) {
-		next, ok := r.state.nextEvent(time.Now())
-		if !ok {
-			return nil
-		}
+	for r.mayFire() {
+		next := r.state.nextEvent()
 		uncertain, err := r.dispatcher.fire(r.ctx, next)
 		if err != nil {
 			return err
@@ -505,6 +511,45 @@ func (r *run) dispatch() error {
 	return nil
 }
 
+// mayFire reports whether the next event in the queue may go out now. If it waits
+// for its turn, r.turn is set.
+func (r *run) mayFire() bool {
+	if len(r.state.queue) == 0 || time.Now().Before(r.uncertain.notBefore) {
+		r.leaveTurn()
+		return false
+	}
+	if r.turn == nil {
+		r.turn = r.askTurn(eventSize(r.state.queue[0].event))
+	}
+	select {
+	case <-r.turn.C:
+		r.turn = nil
+		return true
+	default:
+		return false
+	}
+}
+
+// askTurn asks for the turn of an event.
+func (r *run) askTurn(size int) *consul.Turn {
+	return r.consul.Pool.Events.Ask(time.Duration(size) * consul.EventByteCost)
+}
+
+// leaveTurn gives up the turn of an event that does not go out now.
+func (r *run) leaveTurn() {
+	r.turn.Leave()
+	r.turn = nil
+}
+
+// turnCome returns a channel that is closed when the turn of the next event has
+// come, or nil if no event waits for it.
+func (r *run) turnCome() <-chan struct{} {
+	if r.turn == nil {
+		return nil
+	}
+	return r.turn.C
+}
+
 // enqueue opens a dispatch for nodes and queues its events.
 func (r *run) enqueue(names []string) error {
 	dispatch, err := r.dispatcher.open(r.ctx)
@@ -520,15 +565,20 @@ func (r *run) enqueue(names []string) error {
 // timeout it asks for a fresh listing: what counts is that Consul had nothing,
 // not that nothing had arrived here.
 func (r *run) follow() error {
-	failed := make(chan []string)
+	found := make(chan sighting)
 	r.tasks.Go(func() { r.reader.Run(r.ctx) })
-	r.tasks.Go(func() { catalog{Client: r.consul}.watchFailures(r.ctx, min(r.wait, defaultWait), failed) })
-	timer := time.NewTimer(time.Until(r.wakeAt()))
+	timer := time.NewTimer(0)
 	defer timer.Stop()
+	r.setTimer(timer)
 	for {
 		select {
 		case <-r.ctx.Done():
 			return consul.ContextError(r.ctx)
+		case <-r.turnCome():
+			if err := r.dispatch(); err != nil {
+				return err
+			}
+			r.setTimer(timer)
 		case <-timer.C:
 			if err := r.dispatch(); err != nil {
 				return err
@@ -536,11 +586,11 @@ func (r *run) follow() error {
 			if due := r.state.deadline(); !due.IsZero() && !time.Now().Before(due) {
 				r.reader.Refresh() // and the listing sets the timer
 			} else {
-				timer.Reset(time.Until(r.wakeAt()))
+				r.setTimer(timer)
 			}
-		case names := <-failed:
-			r.state.setCritical(names)
-			timer.Reset(time.Until(r.wakeAt()))
+		case sighting := <-found:
+			r.state.sighted(sighting)
+			r.setTimer(timer)
 		case b := <-r.reader.Out:
 			if b.Err != nil {
 				return b.Err
@@ -552,25 +602,34 @@ func (r *run) follow() error {
 			if err := r.endListing(b); err != nil {
 				return err
 			}
+			if silent := r.state.lookUp(b.Listed, time.Now()); silent != nil {
+				r.lookUp(silent, found)
+			}
 			if r.state.done(b.Listed) {
 				return r.verdict()
 			}
 			r.dispatcher.close(r.ctx, r.state.takeEnded())
-			timer.Reset(time.Until(r.wakeAt()))
+			r.setTimer(timer)
 		}
 	}
 }
 
-// wakeAt returns when to look at the timeouts and at the queue of events again.
+// setTimer sets the timer to the next time at which the run has to act by itself.
+func (r *run) setTimer(timer *time.Timer) {
+	if at := r.wakeAt(); at.IsZero() {
+		timer.Stop()
+	} else {
+		timer.Reset(time.Until(at))
+	}
+}
+
+// wakeAt returns when to look at the timeouts and at an uncertain event again, or
+// zero if that depends on the turn of an event.
 func (r *run) wakeAt() time.Time {
 	at := r.state.deadline()
-	queue := r.state.eventDue()
-	if queue.Before(r.uncertain.notBefore) {
-		queue = r.uncertain.notBefore
-	}
-	waits := len(r.state.queue) > 0 || len(r.uncertain.names) > 0
-	if waits && (at.IsZero() || queue.Before(at)) {
-		at = queue
+	waits := len(r.uncertain.names) > 0 || len(r.state.queue) > 0 && r.turn == nil
+	if waits && (at.IsZero() || r.uncertain.notBefore.Before(at)) {
+		at = r.uncertain.notBefore
 	}
 	return at
 }
@@ -774,8 +833,8 @@ func (r *run) giveUp(listed time.Time) error {
 	}
 	for _, n := range silent {
 		reason := fmt.Errorf("silent for %v", listed.Sub(n.seen).Round(time.Millisecond))
-		if n.critical {
-			reason = fmt.Errorf("%w, and serfHealth is critical", reason)
+		if n.unreachable != nil {
+			reason = fmt.Errorf("%w, and %w", reason, n.unreachable)
 		}
 		if n.turnedAway {
 			reason = also(reason, errTurnedAway)
@@ -917,6 +976,7 @@ func (r *run) settle(ctx context.Context, timeout time.Duration) {
 func (r *run) cleanUp(timeout time.Duration) {
 	r.stop(nil)
 	r.tasks.Wait()
+	r.leaveTurn()
 	grace, end := consul.WithGrace(r.caller, cleanUpTimeout)
 	defer end()
 	ctx, cancel := context.WithTimeout(grace, timeout)
@@ -940,9 +1000,10 @@ func (r *run) remove(ctx context.Context) error {
 	return errors.Join(err, orphans)
 }
 
-// endSession destroys the sessions and deletes the keys, and then makes sure that
-// the sessions are gone. The one of the job goes first: after that no agent can
-// write, the fences are no longer needed, and the deletion leaves nothing.
+// endSession destroys the sessions and deletes the keys, and makes sure that the
+// sessions are gone. The one of the job goes first: after that no agent can write,
+// the fences are no longer needed, and the deletion leaves nothing. If it took
+// keys along that were there, that is proof enough.
 func (r *run) endSession(ctx context.Context) error {
 	if err := r.session.destroy(ctx); err != nil {
 		return err
@@ -953,7 +1014,12 @@ func (r *run) endSession(ctx context.Context) error {
 		sessions = append(sessions, fences)
 		errs = append(errs, fences.destroy(ctx))
 	}
-	errs = append(errs, r.dispatcher.deleteKeys(ctx))
+	hadKeys := len(r.dispatcher.written) > 0 || r.reader != nil && r.reader.HasKeys()
+	held, tries, err := r.dispatcher.deleteKeys(ctx)
+	errs = append(errs, err)
+	if len(sessions) == 1 && hadKeys && !held && tries == 1 && err == nil {
+		return nil
+	}
 	for _, s := range sessions {
 		errs = append(errs, s.makeSure(ctx))
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/consulexec/consulexec/internal/consul"
 	"github.com/consulexec/consulexec/internal/runner"
 )
 
@@ -19,7 +20,7 @@ const (
 
 	// killNodeTimeout is added to it for each node: many names take many
 	// events, of at least ten names each.
-	killNodeTimeout = eventPace / 10
+	killNodeTimeout = maxEventSize * consul.EventByteCost / 10
 )
 
 // kill ends the run's commands and returns err. If some may still run, the error
@@ -48,9 +49,13 @@ func (r *run) endCommands() error {
 	if !r.state.sent() || r.state.known && len(names) == 0 {
 		return nil // the job was dispatched to nobody
 	}
+	// The time begins with the turn of the first event, however many runs have
+	// commands to end.
+	turn := r.askTurn(maxEventSize)
+	turn.Wait(context.WithoutCancel(r.caller))
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.caller), killTimeout+time.Duration(len(names))*killNodeTimeout)
 	defer cancel()
-	result, err := r.runKiller(ctx, names)
+	result, err := r.runKiller(ctx, names, turn)
 	var errs []error
 	switch {
 	case ctx.Err() != nil:
@@ -73,10 +78,11 @@ func (r *run) endCommands() error {
 	return errors.Join(errs...)
 }
 
-// runKiller runs the killer on the nodes with these names. If the expected
+// runKiller runs the killer on the nodes with these names, with the turn of its
+// first event. If the expected
 // nodes are not known, it addresses the nodes by the run's own filter.
-func (r *run) runKiller(ctx context.Context, names []string) (*Result, error) {
-	options := []Option{WithArgs(runner.End(r.id).Args...), WithClient(r.client), WithPrefix(r.prefix), WithLogger(r.logger)}
+func (r *run) runKiller(ctx context.Context, names []string, turn *consul.Turn) (*Result, error) {
+	options := []Option{WithArgs(runner.End(r.id).Args...), withConnection(r.connection), WithPrefix(r.prefix), WithLogger(r.logger)}
 	if r.datacenter != "" {
 		options = append(options, WithDatacenter(r.datacenter))
 	}
@@ -100,6 +106,7 @@ func (r *run) runKiller(ctx context.Context, names []string) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	e.turn = turn
 	r.log.Debug("ending commands", "nodes", len(names), "by", e.id)
 	return e.Run(ctx)
 }

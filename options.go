@@ -69,7 +69,7 @@ type config struct {
 	token      string // of WithToken, or empty
 	apiConfig  *api.Config
 	client     *api.Client
-	connection *consul.Connection // of client, unless it is WithClient's
+	connection *consul.Connection // of client
 
 	capture  int
 	logger   *slog.Logger
@@ -260,6 +260,9 @@ func (c *config) connect() error {
 		if c.apiConfig != nil {
 			return &OptionError{Option: "WithClient", shown: " and WithConfig", Err: errors.New("want one of them")}
 		}
+		if c.connection == nil {
+			c.connection = consul.Given(c.client)
+		}
 		return nil
 	}
 	connection, err := consul.Connect(c.apiConfig)
@@ -274,6 +277,14 @@ func (c *config) connect() error {
 		c.datacenter = connection.Datacenter
 	}
 	return nil
+}
+
+// withConnection uses the connection of another run.
+func withConnection(connection *consul.Connection) Option {
+	return func(c *config) error {
+		c.client, c.connection = connection.Client, connection
+		return nil
+	}
 }
 
 // WithNode runs only on nodes whose name matches re, a regular expression in

@@ -112,6 +112,17 @@ func newEvent(prefix string, filter nodeFilter, session string) *api.UserEvent {
 	}
 }
 
+// firstEventSize returns the size of the first event of a run. If that is for
+// nodes of the catalog, by name, it is only a lower bound.
+func (c *config) firstEventSize() int {
+	const most = 20 // more names than an event carries
+	e := newEvent(c.prefix, c.filter, strings.Repeat("x", sessionIDLength))
+	if c.names != nil {
+		e.NodeFilter = nameFilter(c.names[:min(len(c.names), most)])
+	}
+	return min(eventSize(e), maxEventSize)
+}
+
 // eventSize returns the largest size of an event in gossip. Agents encode it as
 // MessagePack within MessagePack.
 func eventSize(e *api.UserEvent) int {

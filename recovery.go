@@ -24,8 +24,9 @@ type recovery struct {
 	askedAt     time.Time // when it was asked last
 	askPause    time.Duration
 	answeredAt  time.Time // when it took a job that asks it last
-	wasCritical bool      // its agent has failed since its last sign of life
 	incomplete  bool      // a full disk cost some of its output
+
+	wasUnreachable bool // gossip did not reach its agent since its last sign of life
 }
 
 // A stream is the output of a node as one dispatch brings it: all of it by the
@@ -103,7 +104,8 @@ func (s *state) deliver(n *node, from *stream, output []byte) []byte {
 // lives records a sign of life of a running node.
 func (s *state) lives(n *node, now time.Time) {
 	s.lastNews, n.seen = now, now
-	n.asks, n.askPause, n.wasCritical = 0, 0, false
+	n.asks, n.askPause = 0, 0
+	n.unreachable, n.wasUnreachable = nil, false
 }
 
 // drop records that a stream brings nothing more that counts, and that the node
@@ -123,7 +125,7 @@ func (s *state) suspect(n *node, reason error) {
 
 // isBack records that the agent of a node has come back.
 func (s *state) isBack(n *node) {
-	n.wasCritical = false
+	n.wasUnreachable = false
 	if s.recovery > 0 && n.State == StateRunning {
 		s.suspect(n, errCameBack)
 		n.askPause, n.askedAt = 0, time.Time{} // now
@@ -134,7 +136,7 @@ func (s *state) isBack(n *node) {
 // been silent for too long at the time of a listing.
 func (s *state) suspectSilent(listed time.Time) {
 	for _, n := range s.nodes {
-		if silence := listed.Sub(later(n.seen, n.answeredAt)); n.State == StateRunning && !n.critical && silence >= s.lostTimeout {
+		if silence := listed.Sub(later(n.seen, n.answeredAt)); n.State == StateRunning && n.unreachable == nil && silence >= s.lostTimeout {
 			s.suspect(n, fmt.Errorf("silent for %v", silence.Round(time.Millisecond)))
 		}
 	}
@@ -142,13 +144,15 @@ func (s *state) suspectSilent(listed time.Time) {
 
 // toBeAsked reports whether a running node is asked before anything else, however
 // long it was out of reach: once at least if its agent seems to be alive.
-func (n *node) toBeAsked() bool { return !n.critical && (n.askQueued || n.doubt != nil && n.asks == 0) }
+func (n *node) toBeAsked() bool {
+	return n.unreachable == nil && (n.askQueued || n.doubt != nil && n.asks == 0)
+}
 
 // givenUpAt returns when a node that is not to be asked first will have been out
 // of reach for too long.
 func (s *state) givenUpAt(n *node) time.Time {
 	at := n.seen.Add(max(s.recovery, s.lostTimeout))
-	if n.critical {
+	if n.unreachable != nil {
 		return at
 	}
 	if n.doubt == nil {
@@ -173,13 +177,13 @@ func (n *node) askDue() time.Time { return n.askedAt.Add(n.askPause) }
 // mayAsk reports whether a running node is asked when it is due.
 func (s *state) mayAsk(n *node) bool {
 	inTime := n.asks == 0 || n.askDue().Before(n.seen.Add(s.recovery))
-	return n.doubt != nil && !n.critical && !n.askQueued && inTime
+	return n.doubt != nil && n.unreachable == nil && !n.askQueued && inTime
 }
 
 // runningDue returns when to look at a running node again if nothing comes.
 func (s *state) runningDue(n *node) time.Time {
 	due := s.lostAt(n)
-	if s.recovery == 0 || n.critical {
+	if s.recovery == 0 || n.unreachable != nil {
 		return due
 	}
 	var next time.Time
@@ -273,7 +277,7 @@ func (s *state) answers(name, dispatch string, now time.Time) (ok bool) {
 	}
 	// It is no sign of life of the command: that is what the job says. So a node
 	// that can't say anything is not asked for ever.
-	s.lastNews, n.answeredAt, n.doubt = now, now, nil
+	s.lastNews, n.answeredAt, n.doubt, n.unreachable = now, now, nil, nil
 	if n.askDispatch == dispatch {
 		s.leaveAsk(n)
 	}
@@ -387,7 +391,7 @@ func (s *state) newSession(reason error, now time.Time) {
 	}
 	slices.Sort(again)
 	s.waiting = append(again, s.waiting...)
-	s.queue, s.flying, s.ended = nil, nil, nil
+	s.queue, s.ended = nil, nil
 	clear(s.open)
 	clear(s.repeats)
 }

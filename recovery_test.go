@@ -25,7 +25,7 @@ func recovering(t *testing.T, recovery time.Duration, names ...string) (s *state
 	at = func(seconds int) time.Time { return start.Add(time.Duration(seconds) * time.Second) }
 	s.expect(names)
 	s.enqueue([]firing{{names: s.next()}})
-	f, _ := s.nextEvent(at(0))
+	f := s.nextEvent()
 	s.dispatched(f, at(0), nil)
 	for _, name := range names {
 		s.ack(name, "", at(0))
@@ -101,7 +101,7 @@ func TestForeignNote(t *testing.T) {
 // asked, and both are given up when they were out of reach for too long.
 func TestAskedUntilLost(t *testing.T) {
 	s, at := recovering(t, time.Minute, "alive", "failed")
-	s.setCritical([]string{"failed"})
+	s.sighted(sighting{failed: []string{"failed"}})
 	asked := 0
 	for second := range 90 {
 		now := at(second)
@@ -131,11 +131,11 @@ func TestAskedUntilLost(t *testing.T) {
 // TestAskedWhenBack has an agent come back.
 func TestAskedWhenBack(t *testing.T) {
 	s, at := recovering(t, time.Minute, "a")
-	s.setCritical([]string{"a"})
+	s.sighted(sighting{failed: []string{"a"}})
 	if names, _ := asks(s, "2", at(30)); len(names) != 0 {
 		t.Error("asked while its agent has failed")
 	}
-	s.setCritical(nil)
+	s.sighted(sighting{})
 	if names, _ := asks(s, "2", at(31)); len(names) != 1 {
 		t.Error("not asked although its agent is back")
 	}
@@ -252,7 +252,7 @@ func TestUnsureLimit(t *testing.T) {
 		s, now := newState(c), time.Now()
 		s.expect([]string{"a", "b"})
 		s.enqueue([]firing{{names: s.next()}})
-		f, _ := s.nextEvent(now)
+		f := s.nextEvent()
 		s.dispatched(f, now, nil)
 		s.newSession(ErrSessionLost, now)
 		if names := s.next(); len(names) > 0 {

@@ -32,16 +32,16 @@ type state struct {
 	nodes        map[string]*node
 	aliases      map[string]string // how agents spell names of nodes, and how the catalog does
 	known        bool              // whether the expected nodes are known
-	waiting      []string          // expected nodes that are in no dispatch yet, in order
-	queue        []firing          // events that have not gone out yet, in order
-	flying       []flight          // events that gossip may still be carrying
-	open         map[string]int    // the nodes of each dispatch that may take the job from it
-	ended        []string          // dispatches that have none any more
-	repeats      map[repeat]int    // how many events have repeated others
-	skipped      int               // expected nodes that won't get the job because of failures
-	failedAtStop int               // how many failures that were
-	dispatchErr  error             // why an event may not have gone out, or nil
-	lastNews     time.Time         // when the last record came or an event went out
+	reach        reach
+	waiting      []string       // expected nodes that are in no dispatch yet, in order
+	queue        []firing       // events that have not gone out yet, in order
+	open         map[string]int // the nodes of each dispatch that may take the job from it
+	ended        []string       // dispatches that have none any more
+	repeats      map[repeat]int // how many events have repeated others
+	skipped      int            // expected nodes that won't get the job because of failures
+	failedAtStop int            // how many failures that were
+	dispatchErr  error          // why an event may not have gone out, or nil
+	lastNews     time.Time      // when the last record came or an event went out
 
 	queued   int // nodes whose event has not gone out yet
 	unacked  int // nodes that may still acknowledge
@@ -66,18 +66,13 @@ type node struct {
 	reason       error        // what is known of its outcome besides the state, or nil
 	nologin      nologinMatch // whether its output is nologin's
 	seen         time.Time    // its last sign of life
-	critical     bool         // gossip reports that its agent has failed
+	expected     bool         // it is one of the nodes that should answer
+	unreachable  error        // why gossip does not reach its agent, or nil
 	twice        bool         // it seems to have run the command twice
 	turnedAway   bool         // the runner turned a second copy of the job away
 	delivered    int64        // how many bytes of its output have been delivered
 	streams      []*stream    // what brings its output: its dispatch, and those that asked it
 	recovery
-}
-
-// A flight is an event that went out.
-type flight struct {
-	names []string
-	at    time.Time
 }
 
 // A repeat is a time at which nodes are dispatched to again: those that were
@@ -88,17 +83,6 @@ type repeat struct {
 }
 
 const (
-	// maxFlying is how many events are on their way at once: two of the size of a
-	// full list of names fit in a packet of gossip. flightTime is how long each of
-	// them counts as on its way if no node acknowledges.
-	maxFlying  = 2
-	flightTime = maxFlying * eventPace
-
-	// eventPace is how fast events follow each other if no node acknowledges. An
-	// agent sends five packets a second to each of three others, and each event
-	// several times.
-	eventPace = 200 * time.Millisecond
-
 	// repeatRounds is how often a silent node is dispatched to again: after each
 	// further fifth of the ack timeout.
 	repeatRounds = 2
@@ -140,7 +124,7 @@ func (s *state) expect(names []string) {
 	s.known = true
 	s.waiting = names
 	for _, name := range names {
-		s.add(name)
+		s.add(name).expected = true
 	}
 	for _, name := range names {
 		below := nodePath(name)
@@ -240,26 +224,11 @@ func (s *state) enqueue(firings []firing) {
 	s.queue = append(s.queue, firings...)
 }
 
-// nextEvent removes the next event from the queue if gossip can carry it now.
-func (s *state) nextEvent(now time.Time) (next firing, ok bool) {
-	if len(s.queue) == 0 || now.Before(s.eventDue()) {
-		return firing{}, false
-	}
-	next = s.queue[0]
+// nextEvent removes the next event from the queue.
+func (s *state) nextEvent() firing {
+	next := s.queue[0]
 	s.queue = s.queue[1:]
-	return next, true
-}
-
-// eventDue returns when gossip can carry the next event. That is in the past if
-// it can now.
-func (s *state) eventDue() time.Time {
-	s.flying = slices.DeleteFunc(s.flying, func(f flight) bool {
-		return len(f.names) > 0 && !slices.ContainsFunc(f.names, func(name string) bool { return s.nodes[name].unacked || s.nodes[name].asked })
-	})
-	if len(s.flying) < maxFlying {
-		return time.Time{}
-	}
-	return s.flying[len(s.flying)-maxFlying].at.Add(flightTime)
+	return next
 }
 
 // dispatched records that an event for expected nodes went out. A non-nil err
@@ -269,7 +238,6 @@ func (s *state) dispatched(f firing, at time.Time, err error) {
 	if err != nil {
 		s.dispatchErr = err
 	}
-	s.flying = append(s.flying[max(0, len(s.flying)-maxFlying+1):], flight{f.names, at})
 	if f.asks {
 		s.asked(f.names, at)
 		return
@@ -510,39 +478,14 @@ func (s *state) failure(name string) error {
 	return &NodeError{Node: name, State: n.State, ExitCode: n.ExitCode, Err: n.reason}
 }
 
-// If gossip reports that an agent has failed, its node is lost after one
-// heartbeat interval plus agentGrace, in case gossip is wrong. maxAgentWait
-// bounds that interval.
-const (
-	maxAgentWait = 10 * time.Second
-	agentGrace   = time.Second
-)
-
-// setCritical records which agents have failed. All others have not.
-func (s *state) setCritical(names []string) {
-	for _, n := range s.nodes {
-		n.critical = false
-	}
-	for _, name := range names {
-		if n := s.nodes[name]; n != nil {
-			n.critical, n.wasCritical = true, true
-		}
-	}
-	for _, n := range s.nodes {
-		if n.wasCritical && !n.critical {
-			s.isBack(n)
-		}
-	}
-}
-
 // lostAt returns when a running node will have been silent for too long.
 func (s *state) lostAt(n *node) time.Time {
 	timeout := s.lostTimeout
 	if s.recovery > 0 {
 		return s.givenUpAt(n)
 	}
-	if n.critical {
-		timeout = min(timeout, min(s.wait, maxAgentWait)+agentGrace)
+	if n.unreachable != nil {
+		timeout = min(timeout, s.agentWait())
 	}
 	return n.seen.Add(timeout)
 }
@@ -717,7 +660,7 @@ func (s *state) unackedUntil(n *node) time.Time {
 
 // done reports whether the run had come to its end at the time of a listing.
 func (s *state) done(listed time.Time) bool {
-	if s.running > 0 || s.unacked > 0 || s.queued > 0 || len(s.waiting) > 0 {
+	if s.running > 0 || s.unacked > 0 || s.eventWaits() || len(s.waiting) > 0 {
 		return false
 	}
 	if (s.exited >= s.minNodes || s.skipped > 0) && (s.known || s.minNodes > 0) {
@@ -725,6 +668,9 @@ func (s *state) done(listed time.Time) bool {
 	}
 	return !listed.Before(s.lastNews.Add(s.silenceLimit()))
 }
+
+// eventWaits reports whether an event that nodes need has not gone out yet.
+func (s *state) eventWaits() bool { return s.queued > 0 || !s.known && len(s.queue) > 0 }
 
 // silenceLimit returns how long a run without a running node waits for news. If
 // only silence ends the run, it is the wait. If exits are missing from the
@@ -739,16 +685,19 @@ func (s *state) silenceLimit() time.Duration {
 // deadline returns when overdue or done will next change if no record comes, or
 // zero if that depends on the queue.
 func (s *state) deadline() time.Time {
-	if s.running == 0 && s.unacked == 0 && s.queued == 0 {
+	if s.running == 0 && s.unacked == 0 && !s.eventWaits() {
 		return s.lastNews.Add(s.silenceLimit())
 	}
 	var next time.Time
+	if s.mayLookUp() {
+		next = s.nextLookUp()
+	}
 	for _, n := range s.nodes {
 		var due time.Time
 		switch {
 		case n.unacked:
 			due = s.unackedUntil(n)
-		case n.State == StateRunning && (n.critical || !n.askQueued):
+		case n.State == StateRunning && (n.unreachable != nil || !n.askQueued):
 			due = s.runningDue(n)
 		default:
 			continue

@@ -439,46 +439,6 @@ func TestStateExpectedName(t *testing.T) {
 	}
 }
 
-// TestStatePace has more events than gossip carries at once.
-func TestStatePace(t *testing.T) {
-	s := newState(testConfig(t))
-	s.expect([]string{"a", "b", "c", "d", "e"})
-	var firings []firing
-	for _, name := range s.next() {
-		firings = append(firings, firing{names: []string{name}})
-	}
-	s.enqueue(firings)
-	start := time.Now()
-	for i, step := range []struct {
-		after time.Duration
-		ack   string // before
-		fired string // nothing more can go out then
-	}{
-		{0, "", "ab"},
-		{flightTime - 1, "", ""},
-		{flightTime - 1, "a", "c"},
-		{flightTime, "", "d"}, // b has had its time
-		{flightTime + 1, "", ""},
-		{2 * flightTime, "", "e"},
-	} {
-		now := start.Add(step.after)
-		if step.ack != "" {
-			s.ack(step.ack, "", now)
-		}
-		fired := ""
-		for next, ok := s.nextEvent(now); ok; next, ok = s.nextEvent(now) {
-			s.dispatched(next, now, nil)
-			fired += next.names[0]
-		}
-		if fired != step.fired {
-			t.Errorf("step %d: fired %q, want %q", i, fired, step.fired)
-		}
-	}
-	if s.done(start) || s.queued != 0 || s.unacked != 4 {
-		t.Errorf("done, or %d queued and %d silent, want 0 and 4", s.queued, s.unacked)
-	}
-}
-
 // TestMayRun checks which nodes may still run the command when the context
 // ends.
 func TestMayRun(t *testing.T) {
@@ -521,7 +481,7 @@ func BenchmarkReport(b *testing.B) {
 // dispatchTo makes a dispatch whose event goes out at a time.
 func dispatchTo(s *state, names []string, at time.Time, err error) {
 	s.enqueue([]firing{{names: names}})
-	next, _ := s.nextEvent(at)
+	next := s.nextEvent()
 	s.dispatched(next, at, err)
 }
 

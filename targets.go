@@ -235,8 +235,9 @@ func (e *Exec) Targets(ctx context.Context) ([]string, error) {
 	if ctx == nil {
 		return nil, errors.New("consulexec: nil context")
 	}
-	c := catalog{e.newClient(e.config.logger.With("run", e.id)), consul.StartPatience}
-	defer e.config.connection.CloseIdle()
+	pool := e.config.connection.Open()
+	defer pool.Leave()
+	c := catalog{e.newClient(pool, e.config.logger.With("run", e.id)), consul.StartPatience}
 	var found targets
 	reason := ErrDiscoveryOff
 	if !e.config.noDiscovery {
@@ -391,58 +392,6 @@ func (c catalog) withService(ctx context.Context, filter nodeFilter) (map[string
 		return nil, c.hidden(listServices, needServices)
 	}
 	return found, nil
-}
-
-// watchFailures sends the names of the nodes whose agents have failed, as
-// gossip reports, each time that they change, until ctx ends. It begins after
-// the first delay and asks at most once per delay. If it can't read the catalog
-// it sends an empty list, because the last list may be out of date. If the token
-// may not read the catalog that is its last word.
-func (c catalog) watchFailures(ctx context.Context, delay time.Duration, out chan<- []string) {
-	op := consul.Operation{Doing: "list failed nodes", Need: needNodes, Timeout: consul.PollTimeout}
-	var poll consul.Poll
-	for index := uint64(0); consul.Sleep(ctx, delay); {
-		var names []string
-		err := c.Do(ctx, op, func(ctx context.Context) (err error) {
-			began := time.Now()
-			names, index, err = c.criticalNodes(ctx, index, poll.Wait())
-			if err != nil && poll.Cut(err, time.Since(began)) {
-				names, index, err = c.criticalNodes(ctx, 0, 0)
-			}
-			return err
-		})
-		select {
-		case out <- names:
-		case <-ctx.Done():
-		}
-		if errors.Is(err, ErrPermissionDenied) {
-			return
-		}
-	}
-}
-
-// criticalNodes returns the nodes whose check serfHealth is critical, once the
-// index of the list is no longer the given one, and the new index. After a
-// failure that is 0.
-func (c catalog) criticalNodes(ctx context.Context, index uint64, wait time.Duration) ([]string, uint64, error) {
-	q := c.Query(ctx)
-	q.Filter, q.WaitIndex, q.WaitTime = isSerfHealth, index, wait
-	var checks []struct{ Node string }
-	meta, err := c.API.Raw().Query("/v1/health/state/critical", &checks, q)
-	if err == nil {
-		err = consul.CheckAnswer(meta, len(checks) == 0)
-	}
-	if err != nil {
-		return nil, 0, err
-	}
-	names := make([]string, len(checks))
-	for i, check := range checks {
-		names[i] = check.Node
-	}
-	if meta.LastIndex < index {
-		return names, 0, nil // after a restore or a change of leader the old index means nothing
-	}
-	return names, meta.LastIndex, nil
 }
 
 // list asks for a list and decodes the parts of it that out, a pointer to a

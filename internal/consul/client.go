@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
 	"sync"
 	"time"
 
@@ -53,6 +54,7 @@ type Client struct {
 	API        *api.Client
 	Datacenter string // the agent's own if empty
 	Token      string // API's own if empty
+	Pool       *Pool  // no limits if nil
 	Log        *slog.Logger
 
 	outage outage
@@ -65,6 +67,7 @@ type Operation struct {
 	Timeout  time.Duration // bounds one try; requestTimeout if 0
 	Grace    time.Duration // how long a try goes on after the context has ended
 	Patience time.Duration // how long tries may go on failing; SessionLife if 0
+	Held     bool          // it may hold a connection for long
 }
 
 // Query returns the options of a request that reads.
@@ -93,7 +96,10 @@ func (c *Client) Do(ctx context.Context, op Operation, send func(ctx context.Con
 }
 
 // Retry makes a request by send and retries it while its error is retryable,
-// with growing pauses, until the operation's patience or ctx ends.
+// with growing pauses, until the operation's patience or ctx ends. A refusal for
+// want of connections or by a rate limit (429) takes no patience: Consul will
+// serve the request later. If it closes a connection at once the refusal is lost,
+// and a broken connection is all that shows.
 func (c *Client) Retry(ctx context.Context, op Operation, retryable func(error) bool, send func(ctx context.Context) error) (err error) {
 	if op.Patience == 0 {
 		op.Patience = SessionLife
@@ -105,6 +111,15 @@ func (c *Client) Retry(ctx context.Context, op Operation, retryable func(error) 
 	}
 	c.outage.begin(c.Log, err)
 	defer func() { c.outage.end(c.Log, err) }()
+	waitsOut := func() {
+		switch {
+		case c.Pool.isCrowded(err):
+			began = time.Now()
+		case isReset(err):
+			op.Patience = max(op.Patience, SessionLife)
+		}
+	}
+	waitsOut()
 	for pause := firstPause; time.Since(began) < op.Patience; pause = min(2*pause, lastPause) {
 		// At random, so that clients do not come back in step.
 		if !Sleep(ctx, pause/2+rand.N(pause/2)) {
@@ -113,6 +128,7 @@ func (c *Client) Retry(ctx context.Context, op Operation, retryable func(error) 
 		if err = c.Try(ctx, op, send); err == nil || ctx.Err() != nil || !retryable(err) {
 			return err
 		}
+		waitsOut()
 	}
 	return err
 }
@@ -124,9 +140,19 @@ func (c *Client) Try(ctx context.Context, op Operation, send func(ctx context.Co
 	}
 	later, end := WithGrace(ctx, op.Grace)
 	defer end()
+	if !op.Held {
+		leave, err := c.Pool.enter(later)
+		if err != nil {
+			return fmt.Errorf("%s%s: %w", op.Doing, c.In(), err)
+		}
+		defer leave()
+	}
 	bounded, cancel := context.WithTimeoutCause(later, op.Timeout, errNoAnswer)
 	defer cancel()
 	err := send(bounded)
+	if HasStatus(err, http.StatusTooManyRequests) {
+		c.Pool.refused()
+	}
 	switch {
 	case err == nil:
 		return nil

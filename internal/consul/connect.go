@@ -3,18 +3,32 @@ package consul
 import (
 	"fmt"
 	"net/http"
+	"os"
 	"reflect"
+	"sync/atomic"
 
 	"github.com/hashicorp/consul/api"
 )
 
-// A Connection is a client that Connect has made.
+// A Connection reaches a Consul. Those to the same one with the same settings
+// share what a Pool has.
 type Connection struct {
 	*api.Client
 	Datacenter string // as configured; the agent's own if empty
 
-	transport *http.Transport // nil if its connections are the caller's
+	key       any
+	transport *http.Transport      // nil if its connections are the caller's
+	pool      atomic.Pointer[Pool] // the one that was joined last
 }
+
+// settings tell pools apart.
+type settings struct {
+	address, tls string
+	transport    any // the caller's, or nil
+}
+
+// Given returns the connection of the caller's client.
+func Given(client *api.Client) *Connection { return &Connection{Client: client, key: client} }
 
 // Connect makes a client by given, or by api.DefaultConfig if given is nil. It
 // touches no network. It changes neither given nor its transport and HTTP
@@ -25,23 +39,28 @@ func Connect(given *api.Config) (*Connection, error) {
 	// The agent is on this machine or near. Compression takes CPU on both sides
 	// and saves bytes that cost little there.
 	transport.DisableCompression = true
+	transport.MaxIdleConnsPerHost = maxHeld + maxInFlight
+	var callers any
 	if given != nil {
 		*conf = *given // api.NewClient fills in its argument
 		switch {
 		case given.HttpClient != nil:
 			client := *given.HttpClient
-			conf.HttpClient, transport = &client, nil
+			if client.Transport == nil {
+				client.Transport = http.DefaultTransport
+			}
+			conf.HttpClient, transport, callers = &client, nil, client.Transport
 		case given.Transport == nil:
 			conf.Transport = transport
 		case reflect.ValueOf(given.TLSConfig).IsZero() && reflect.ValueOf(api.DefaultConfig().TLSConfig).IsZero():
 			// The caller's transport serves as it is, connections included.
-			conf.HttpClient, transport = &http.Client{Transport: given.Transport}, nil
+			conf.HttpClient, transport, callers = &http.Client{Transport: given.Transport}, nil, given.Transport
 		case given.Transport.TLSClientConfig == nil:
 			// api.NewClient writes the TLS settings into the transport.
-			transport = copyTransport(given.Transport)
+			transport, callers = copyTransport(given.Transport), given.Transport
 			conf.Transport = transport
 		default:
-			transport = nil
+			transport, callers = nil, given.Transport
 		}
 	}
 	client, err := api.NewClient(conf)
@@ -51,8 +70,48 @@ func Connect(given *api.Config) (*Connection, error) {
 	if err := checkTenancy(conf); err != nil {
 		return nil, err
 	}
-	InterceptBodies(conf.HttpClient) // api.NewClient has set it
-	return &Connection{Client: client, Datacenter: conf.Datacenter, transport: transport}, nil
+	// api.NewClient has set what is missing in conf, and conf.HttpClient.
+	if transport != nil && conf.HttpClient.Transport != transport {
+		transport, callers = nil, "Unix" // a transport for its socket, which keeps no connection
+	}
+	if callers != nil && !reflect.TypeOf(callers).Comparable() {
+		callers = client
+	}
+	c := &Connection{Client: client, Datacenter: conf.Datacenter, transport: transport}
+	c.key = settings{conf.Scheme + "://" + conf.Address, describeTLS(conf.TLSConfig), callers}
+	if transport != nil {
+		conf.HttpClient.Transport = c
+	}
+	InterceptBodies(conf.HttpClient)
+	return c, nil
+}
+
+// describeTLS returns a text that differs for settings that differ, and for files
+// that have changed.
+func describeTLS(conf api.TLSConfig) string {
+	text := fmt.Sprintf("%#v", conf)
+	for _, name := range []string{conf.CAFile, conf.CAPath, conf.CertFile, conf.KeyFile} {
+		if info, err := os.Stat(name); err == nil {
+			text += fmt.Sprint(" ", info.ModTime().UnixNano(), info.Size())
+		}
+	}
+	return text
+}
+
+// Open joins the pool of the connection's settings. The caller leaves it after
+// its last request.
+func (c *Connection) Open() *Pool {
+	p := join(c.key, c.transport)
+	c.pool.Store(p)
+	return p
+}
+
+// RoundTrip makes a request over a connection of the pool.
+func (c *Connection) RoundTrip(r *http.Request) (*http.Response, error) {
+	if p := c.pool.Load(); p != nil {
+		return p.transport.RoundTrip(r)
+	}
+	return c.transport.RoundTrip(r)
 }
 
 // checkTenancy refuses a namespace and a partition other than the default,
@@ -68,14 +127,6 @@ func checkTenancy(conf *api.Config) error {
 		}
 	}
 	return nil
-}
-
-// CloseIdle closes the connections that no request uses, unless they are the
-// caller's. It may be called on nil.
-func (c *Connection) CloseIdle() {
-	if c != nil && c.transport != nil {
-		c.transport.CloseIdleConnections()
-	}
 }
 
 // copyTransport returns a transport with the settings of t and no connections.

@@ -36,7 +36,7 @@ func TestConnectLeavesConfig(t *testing.T) {
 						t.Error(err)
 						return
 					}
-					defer c.CloseIdle()
+					defer c.Open().Leave()
 					if c.Datacenter != "dc7" {
 						t.Errorf("datacenter %q, want dc7", c.Datacenter)
 					}

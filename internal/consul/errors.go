@@ -75,6 +75,12 @@ func isUntrusted(err error) bool {
 	return errors.As(err, &certificate)
 }
 
+// isReset reports whether an established connection broke.
+func isReset(err error) bool {
+	var broken *net.OpError
+	return errors.As(err, &broken) && (broken.Op == "read" || broken.Op == "write") && !broken.Timeout()
+}
+
 // NotSent reports whether a request that failed certainly had no effect, so
 // that even a request that must not happen twice may be repeated.
 func NotSent(err error) bool {

@@ -29,14 +29,22 @@ type lister struct {
 var errInterrupted = errors.New("interrupted")
 
 // list returns the keys under the job once their index is no longer the given
-// one. After a failure it no longer waits for a change.
+// one. After a failure, or if the run may not hold a connection, it does not wait
+// for a change.
 func (l *lister) list(ctx context.Context, index uint64) (found listing, err error) {
+	hold, err := l.Pool.MayHold(ctx)
+	if err != nil {
+		return listing{}, err
+	}
+	if !hold {
+		index = 0
+	}
 	waiting, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if l.refresh.arm(cancel) {
 		index = 0
 	}
-	op := consul.Operation{Doing: "list keys under " + l.base, Need: "key:list on " + l.base, Timeout: consul.PollTimeout}
+	op := consul.Operation{Doing: "list keys under " + l.base, Need: "key:list on " + l.base, Timeout: consul.PollTimeout, Held: index > 0}
 	err = l.sight.do(waiting, l.Client, op, func(ctx context.Context) error {
 		found, err = l.ask(ctx, index)
 		if err != nil && waiting.Err() == nil {

@@ -16,6 +16,10 @@ const (
 	// listings, so that a short command on few nodes is never held up.
 	listBurst = 100 * time.Millisecond
 
+	// minPause is how long nodes have that end together, so that one listing has
+	// them all.
+	minPause = 5 * time.Millisecond
+
 	// maxPause is how long the end of a node may go unnoticed to save listings.
 	maxPause = 750 * time.Millisecond
 )
@@ -36,5 +40,5 @@ func (p *pacer) pause(now time.Time, keys int) time.Duration {
 	p.last = now
 	p.spent += listCost + time.Duration(keys)*keyCost
 	p.spent = min(p.spent, listBurst+maxPause/listShare)
-	return max(0, p.spent-listBurst) * listShare
+	return max(minPause, (p.spent-listBurst)*listShare)
 }

@@ -42,6 +42,7 @@ func New(client *consul.Client, session, base string, hasRunner bool) *Reader {
 
 // Run reads until ctx ends or reading fails for good.
 func (r *Reader) Run(ctx context.Context) {
+	defer r.lister.Pool.AddReader()()
 	r.send(ctx, Batch{Err: r.read(ctx)})
 }
 
@@ -51,6 +52,10 @@ func (r *Reader) Refresh() { r.lister.refresh.request() }
 // SetFences sets the session that holds the run's fences. It has to be set
 // before there is one.
 func (r *Reader) SetFences(session string) { r.fences.Store(&session) }
+
+// HasKeys reports whether keys of the run's agents are there that it has read and
+// not deleted. It may be called when Run has returned.
+func (r *Reader) HasKeys() bool { return len(r.ledger.indexes) > 0 }
 
 // read lists and delivers until it fails.
 func (r *Reader) read(ctx context.Context) error {

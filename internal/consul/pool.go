@@ -1,0 +1,139 @@
+package consul
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// An agent grants each client address 200 connections, by its default for
+	// http_max_conns_per_client. maxHeld is how many of a process's runs may hold
+	// one for long, and maxInFlight how many further requests it makes at once.
+	// That leaves half of them to others.
+	maxHeld     = 50
+	maxInFlight = 32
+
+	// crowdedTime is how long no run holds a connection after Consul has refused
+	// one.
+	crowdedTime = 10 * time.Second
+
+	// If runs may not hold a connection, they list without waiting: together no
+	// more than 250 times a second in the long run.
+	listingCost  = 4 * time.Millisecond
+	listingBurst = 40 * time.Millisecond
+
+	// EventByteCost is what a byte of an event takes of the time that gossip has.
+	// On nine idle agents gossip missed none of the events of some 180 bytes that
+	// were 50 ms apart, and none of those of some 410 bytes that were 100 ms apart.
+	EventByteCost = 250 * time.Microsecond
+
+	// eventBurst is the time of two of the largest events: they fit in a packet
+	// of gossip.
+	eventBurst = 2 * 512 * EventByteCost
+)
+
+// A Pool is what the runs of a process share that go to the same Consul with the
+// same settings: connections, and the paces of events and listings. It lives as
+// long as one of them does.
+type Pool struct {
+	Events *Turns // whose events gossip carries next
+
+	key       any
+	transport *http.Transport // nil if its connections are the caller's
+	users     int             // guarded by pools.mu
+
+	inFlight chan struct{} // has an element for each request that does not wait
+	listings *Turns        // whose listing is next, of those that do not wait
+	readers  atomic.Int64  // how many runs list
+	crowded  atomic.Int64  // until when no run holds a connection, in Unix nanoseconds
+}
+
+// pools has the pools that are in use.
+var pools = struct {
+	mu sync.Mutex
+	m  map[any]*Pool
+}{m: make(map[any]*Pool)}
+
+// join returns the pool with this key, which the caller leaves in the end. If it
+// is the first to join, the pool has the transport.
+func join(key any, transport *http.Transport) *Pool {
+	pools.mu.Lock()
+	defer pools.mu.Unlock()
+	p := pools.m[key]
+	if p == nil {
+		p = &Pool{
+			Events:    &Turns{burst: eventBurst},
+			key:       key,
+			transport: transport,
+			inFlight:  make(chan struct{}, maxInFlight),
+			listings:  &Turns{burst: listingBurst},
+		}
+		pools.m[key] = p
+	}
+	p.users++
+	return p
+}
+
+// Leave ends the use of the pool. The last to leave closes its connections.
+func (p *Pool) Leave() {
+	pools.mu.Lock()
+	defer pools.mu.Unlock()
+	if p.users--; p.users > 0 {
+		return
+	}
+	delete(pools.m, p.key)
+	if p.transport != nil {
+		p.transport.CloseIdleConnections()
+	}
+}
+
+// enter waits until a further request may be made. The caller calls leave after
+// it.
+func (p *Pool) enter(ctx context.Context) (leave func(), err error) {
+	if p == nil {
+		return func() {}, nil
+	}
+	select {
+	case p.inFlight <- struct{}{}:
+		return func() { <-p.inFlight }, nil
+	case <-ctx.Done():
+		return nil, ContextError(ctx)
+	}
+}
+
+// AddReader counts a run that begins to list. The caller calls remove in the end.
+func (p *Pool) AddReader() (remove func()) {
+	if p == nil {
+		return func() {}
+	}
+	p.readers.Add(1)
+	return func() { p.readers.Add(-1) }
+}
+
+// MayHold reports whether a run may hold a connection for long. If not, it waits
+// for its turn to list without waiting for a change.
+func (p *Pool) MayHold(ctx context.Context) (bool, error) {
+	if p == nil || p.readers.Load() <= maxHeld && time.Now().UnixNano() >= p.crowded.Load() {
+		return true, nil
+	}
+	if !p.listings.Ask(listingCost).Wait(ctx) {
+		return false, ContextError(ctx)
+	}
+	return false, nil
+}
+
+// refused records that Consul has refused a request for now.
+func (p *Pool) refused() {
+	if p != nil {
+		p.crowded.Store(time.Now().Add(crowdedTime).UnixNano())
+	}
+}
+
+// isCrowded reports whether a request failed with err because Consul refuses
+// requests for now.
+func (p *Pool) isCrowded(err error) bool {
+	return HasStatus(err, http.StatusTooManyRequests) || isReset(err) && p != nil && time.Now().UnixNano() < p.crowded.Load()
+}
