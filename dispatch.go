@@ -343,20 +343,17 @@ func (d *dispatcher) confirmJob(ctx context.Context, dispatch string) error {
 }
 
 // deleteKeys deletes the keys that do not go with the sessions: those of
-// strangers. held reports whether some were still under the session, so that
-// Consul has not destroyed it. It is certain if there was one try.
-func (d *dispatcher) deleteKeys(ctx context.Context) (held bool, tries int, err error) {
+// strangers.
+func (d *dispatcher) deleteKeys(ctx context.Context) error {
 	op := consul.Operation{Doing: "delete " + d.base(), Need: "key:write on " + d.base(), Timeout: consul.CleanUpTimeout}
-	err = d.Do(ctx, op, func(ctx context.Context) error {
-		tries++
-		deleted, err := d.DeleteTree(ctx, d.base())
-		held = slices.ContainsFunc(deleted, func(pair *api.KVPair) bool { return pair.Session == d.session.id })
+	err := d.Do(ctx, op, func(ctx context.Context) error {
+		_, err := d.API.KV().DeleteTree(d.base(), d.Write(ctx))
 		return err
 	})
 	if err == nil {
 		d.Log.Debug("keys deleted", "prefix", d.base())
 	}
-	return held, tries, err
+	return err
 }
 
 // errMayHaveTaken is the reason of a silent node that could not be fenced.

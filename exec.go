@@ -583,7 +583,7 @@ func (r *run) follow() error {
 			if err := r.dispatch(); err != nil {
 				return err
 			}
-			if due := r.state.deadline(); !due.IsZero() && !time.Now().Before(due) {
+			if due := r.state.due(); !due.IsZero() && !time.Now().Before(due) {
 				r.reader.Refresh() // and the listing sets the timer
 			} else {
 				r.setTimer(timer)
@@ -626,7 +626,7 @@ func (r *run) setTimer(timer *time.Timer) {
 // wakeAt returns when to look at the timeouts and at an uncertain event again, or
 // zero if that depends on the turn of an event.
 func (r *run) wakeAt() time.Time {
-	at := r.state.deadline()
+	at := r.state.due()
 	waits := len(r.uncertain.names) > 0 || len(r.state.queue) > 0 && r.turn == nil
 	if waits && (at.IsZero() || r.uncertain.notBefore.Before(at)) {
 		at = r.uncertain.notBefore
@@ -832,7 +832,7 @@ func (r *run) giveUp(listed time.Time) error {
 		return err
 	}
 	for _, n := range silent {
-		reason := fmt.Errorf("silent for %v", listed.Sub(n.seen).Round(time.Millisecond))
+		reason := fmt.Errorf("silent for %v", listed.Sub(n.seen).Round(100*time.Millisecond))
 		if n.unreachable != nil {
 			reason = fmt.Errorf("%w, and %w", reason, n.unreachable)
 		}
@@ -1000,10 +1000,9 @@ func (r *run) remove(ctx context.Context) error {
 	return errors.Join(err, orphans)
 }
 
-// endSession destroys the sessions and deletes the keys, and makes sure that the
-// sessions are gone. The one of the job goes first: after that no agent can write,
-// the fences are no longer needed, and the deletion leaves nothing. If it took
-// keys along that were there, that is proof enough.
+// endSession destroys the sessions and deletes the keys, and then makes sure that
+// the sessions are gone. The one of the job goes first: after that no agent can
+// write, the fences are no longer needed, and the deletion leaves nothing.
 func (r *run) endSession(ctx context.Context) error {
 	if err := r.session.destroy(ctx); err != nil {
 		return err
@@ -1014,12 +1013,7 @@ func (r *run) endSession(ctx context.Context) error {
 		sessions = append(sessions, fences)
 		errs = append(errs, fences.destroy(ctx))
 	}
-	hadKeys := len(r.dispatcher.written) > 0 || r.reader != nil && r.reader.HasKeys()
-	held, tries, err := r.dispatcher.deleteKeys(ctx)
-	errs = append(errs, err)
-	if len(sessions) == 1 && hadKeys && !held && tries == 1 && err == nil {
-		return nil
-	}
+	errs = append(errs, r.dispatcher.deleteKeys(ctx))
 	for _, s := range sessions {
 		errs = append(errs, s.makeSure(ctx))
 	}

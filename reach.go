@@ -54,8 +54,11 @@ func (s *state) lookUpDue(n *node) time.Time {
 }
 
 // nextLookUp returns when the first running node is looked up if it stays silent,
-// or zero if no node runs.
+// or zero if none is.
 func (s *state) nextLookUp() (next time.Time) {
+	if !s.mayLookUp() {
+		return next
+	}
 	for _, n := range s.nodes {
 		if n.State != StateRunning {
 			continue

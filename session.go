@@ -259,7 +259,9 @@ func (s *session) confirm(ctx context.Context) error {
 // renew renews the session. It gives up when that has failed for patience.
 func (s *session) renew(ctx context.Context, patience time.Duration) error {
 	op := consul.Operation{Doing: "renew session " + s.id, Need: "session:write", Timeout: renewInterval, Patience: patience}
-	err := s.Do(ctx, op, func(ctx context.Context) error {
+	within, cancel := consul.Within(ctx, patience) // however Consul refuses it
+	defer cancel()
+	err := s.Do(within, op, func(ctx context.Context) error {
 		var entries []*api.SessionEntry
 		_, err := s.API.Raw().Write("/v1/session/renew/"+s.id, nil, &entries, s.Write(ctx))
 		if !consul.SaysNoSession(err) {

@@ -689,9 +689,6 @@ func (s *state) deadline() time.Time {
 		return s.lastNews.Add(s.silenceLimit())
 	}
 	var next time.Time
-	if s.mayLookUp() {
-		next = s.nextLookUp()
-	}
 	for _, n := range s.nodes {
 		var due time.Time
 		switch {
@@ -707,6 +704,16 @@ func (s *state) deadline() time.Time {
 		}
 	}
 	return next
+}
+
+// due returns when a fresh listing is needed if no record comes, or zero if that
+// depends on the queue: the deadline, or when silent nodes are looked up.
+func (s *state) due() time.Time {
+	due, lookUp := s.deadline(), s.nextLookUp()
+	if due.IsZero() || !lookUp.IsZero() && lookUp.Before(due) {
+		return lookUp
+	}
+	return due
 }
 
 // sent reports whether an event went out, or may have.

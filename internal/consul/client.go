@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net/http"
 	"sync"
 	"time"
 
@@ -98,8 +97,8 @@ func (c *Client) Do(ctx context.Context, op Operation, send func(ctx context.Con
 // Retry makes a request by send and retries it while its error is retryable,
 // with growing pauses, until the operation's patience or ctx ends. A refusal for
 // want of connections or by a rate limit (429) takes no patience: Consul will
-// serve the request later. If it closes a connection at once the refusal is lost,
-// and a broken connection is all that shows.
+// serve the request later. A refusal may be lost, as Consul closes the connection at
+// once: then a broken connection is all that shows.
 func (c *Client) Retry(ctx context.Context, op Operation, retryable func(error) bool, send func(ctx context.Context) error) (err error) {
 	if op.Patience == 0 {
 		op.Patience = SessionLife
@@ -150,7 +149,7 @@ func (c *Client) Try(ctx context.Context, op Operation, send func(ctx context.Co
 	bounded, cancel := context.WithTimeoutCause(later, op.Timeout, errNoAnswer)
 	defer cancel()
 	err := send(bounded)
-	if HasStatus(err, http.StatusTooManyRequests) {
+	if saysTooMuch(err) {
 		c.Pool.refused()
 	}
 	switch {

@@ -75,6 +75,17 @@ func isUntrusted(err error) bool {
 	return errors.As(err, &certificate)
 }
 
+// saysTooMuch reports whether Consul refused a request for now: as it grants the
+// client no further connection, or as a rate limit is reached.
+func saysTooMuch(err error) bool {
+	var status api.StatusError
+	return errors.As(err, &status) && containsAny(status.Body, tooManyConnections, "rate limit exceeded")
+}
+
+// tooManyConnections is how Consul refuses a connection beyond
+// http_max_conns_per_client.
+const tooManyConnections = "too many concurrent connections"
+
 // isReset reports whether an established connection broke.
 func isReset(err error) bool {
 	var broken *net.OpError
@@ -95,7 +106,7 @@ func NotSent(err error) bool {
 	// No other text is proof. An agent that loses its server tries again, and
 	// "No cluster leader" or a 429 may be the answer to the second try, after the
 	// first had its effect.
-	return strings.Contains(status.Body, "too many concurrent connections") // of http_max_conns_per_client
+	return strings.Contains(status.Body, tooManyConnections)
 }
 
 // WasRefused reports whether Consul answered that it did nothing. That is true

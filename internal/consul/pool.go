@@ -135,5 +135,5 @@ func (p *Pool) refused() {
 // isCrowded reports whether a request failed with err because Consul refuses
 // requests for now.
 func (p *Pool) isCrowded(err error) bool {
-	return HasStatus(err, http.StatusTooManyRequests) || isReset(err) && p != nil && time.Now().UnixNano() < p.crowded.Load()
+	return saysTooMuch(err) || isReset(err) && p != nil && time.Now().UnixNano() < p.crowded.Load()
 }

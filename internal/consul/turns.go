@@ -67,11 +67,13 @@ func (t *Turns) give() {
 func (t *Turn) Wait(ctx context.Context) bool {
 	select {
 	case <-t.C:
-		return true
 	case <-ctx.Done():
+	}
+	if ctx.Err() != nil {
 		t.Leave()
 		return false
 	}
+	return true
 }
 
 // Leave gives up a turn that is not used, whether it has come or not. It may be

@@ -25,47 +25,20 @@ type Refusals map[int]string
 // returns the reasons and no error. It does not use API.Txn, whose errors lack
 // the status.
 func (c *Client) Transact(ctx context.Context, ops []*api.KVTxnOp) (Refusals, error) {
-	_, refusals, err := c.transact(ctx, ops)
-	return refusals, err
-}
-
-// DeleteTree deletes the keys that begin with prefix. It returns what it has
-// deleted.
-func (c *Client) DeleteTree(ctx context.Context, prefix string) (deleted []*api.KVPair, err error) {
-	ops := []*api.KVTxnOp{{Verb: api.KVGetTree, Key: prefix}, {Verb: api.KVDeleteTree, Key: prefix}}
-	results, refusals, err := c.transact(ctx, ops)
-	if err != nil {
-		return nil, err
-	}
-	for _, reason := range refusals {
-		return nil, errors.New(reason)
-	}
-	var found []struct{ KV *api.KVPair }
-	if err := json.Unmarshal(results, &found); err != nil {
-		return nil, err
-	}
-	for _, result := range found {
-		deleted = append(deleted, result.KV)
-	}
-	return deleted, nil
-}
-
-// transact makes a transaction. It returns its results, or why it was rolled back.
-func (c *Client) transact(ctx context.Context, ops []*api.KVTxnOp) (results json.RawMessage, refusals Refusals, err error) {
 	body := make(api.TxnOps, len(ops))
 	for i, op := range ops {
 		body[i] = &api.TxnOp{KV: op}
 	}
 	var answer struct{ Results json.RawMessage }
-	_, err = c.API.Raw().Write("/v1/txn", body, &answer, c.Write(ctx))
+	_, err := c.API.Raw().Write("/v1/txn", body, &answer, c.Write(ctx))
 	var status api.StatusError
 	switch {
 	case err == nil && len(answer.Results) == 0:
-		return nil, nil, errors.New("the answer has no results, so it is not Consul's")
+		return nil, errors.New("the answer has no results, so it is not Consul's")
 	case errors.As(err, &status) && status.Code == http.StatusConflict:
-		refusals, err = ParseRefusals(status.Body)
+		return ParseRefusals(status.Body)
 	}
-	return answer.Results, refusals, err
+	return nil, err
 }
 
 // ParseRefusals parses the body of a 409, by which Consul answers a transaction

@@ -53,10 +53,6 @@ func (r *Reader) Refresh() { r.lister.refresh.request() }
 // before there is one.
 func (r *Reader) SetFences(session string) { r.fences.Store(&session) }
 
-// HasKeys reports whether keys of the run's agents are there that it has read and
-// not deleted. It may be called when Run has returned.
-func (r *Reader) HasKeys() bool { return len(r.ledger.indexes) > 0 }
-
 // read lists and delivers until it fails.
 func (r *Reader) read(ctx context.Context) error {
 	for index := uint64(0); ; {
