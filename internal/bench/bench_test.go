@@ -31,7 +31,7 @@ func TestMeasure(t *testing.T) {
 	} {
 		t.Run(w.Name, func(t *testing.T) {
 			t.Parallel()
-			o := options{clients: []string{ownClient, withClient, consulExec}, runs: 1, batch: 1}
+			o := options{clients: []string{ownClient, withClient, consulExec}, runs: 1}
 			r, err := measureWork(t.Context(), w, o)
 			if err != nil {
 				t.Fatal(err)
@@ -42,7 +42,7 @@ func TestMeasure(t *testing.T) {
 				}
 				checkMeasurement(t, client, w, r[client][0])
 			}
-			if rows := makeRows(w, o, r); len(rows) != 5 {
+			if rows := makeRows(w, r); len(rows) != 5 {
 				t.Errorf("%d rows, want the writes alone, three clients and a ratio", len(rows))
 			}
 		})
@@ -196,7 +196,7 @@ func TestProxyCounts(t *testing.T) {
 		if j := <-p.jobs; j != (job{"p", "s"}) {
 			t.Errorf("the job is %+v", j)
 		}
-		counts := p.reset()
+		counts := p.meter.reset()
 		wire := counts.wire.Load()
 		if counts.plain.Load() != plain || counts.requests[events].Load() != 1 || compressed != (wire < plain) {
 			t.Errorf("compressed %t: %d bytes of %d, %d requests", compressed, wire, counts.plain.Load(), counts.requests[events].Load())

@@ -11,9 +11,9 @@ import (
 // consulExecArgs returns the arguments of `consul exec` for the work.
 func consulExecArgs(w work) []string {
 	if w.Real {
-		return []string{"exec", "uptime"}
+		return []string{"exec", w.command()}
 	}
-	return []string{"exec", "-node", "^" + simNodes, "uptime"}
+	return []string{"exec", "-node", "^" + simNodes, w.command()}
 }
 
 // readConsulExec reads the output of `consul exec` to its end and returns a
@@ -36,6 +36,7 @@ func readConsulExec(w work, from io.Reader) report {
 			}
 		case w.Real && strings.TrimSpace(text) != "":
 			c.Chunks++
+			c.realOutput(name, text)
 		default:
 			c.lineChunk(name, text)
 		}

@@ -20,6 +20,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -42,33 +43,54 @@ func main() {
 	}
 }
 
-// run measures the workloads of the arguments and prints the table. After an
-// error the table has the measurements so far.
+// run measures the workloads of the arguments and prints the tables. After an
+// error they have the measurements so far.
 func run(ctx context.Context, args []string) error {
 	o, err := parse(args)
 	if err != nil {
 		return err
 	}
-	var rows []row
+	tables := newTables()
+	defer tables.print(os.Stdout)
 	for _, w := range o.works {
-		r, err := measureWork(ctx, w, o)
-		rows = append(rows, makeRows(w, o, r)...)
+		rows, err := measure(ctx, w, o)
+		t := tables.of(w)
+		t.rows = append(t.rows, rows...)
 		if err != nil {
-			printTable(os.Stdout, rows)
 			return fmt.Errorf("%s: %w", w.Name, err)
 		}
 	}
-	printTable(os.Stdout, rows)
 	return nil
+}
+
+// measure measures a workload and returns its rows. With an error it returns
+// those of the measurements so far.
+func measure(ctx context.Context, w work, o options) ([]row, error) {
+	if w.Accidents {
+		return measureAccidents(ctx, o)
+	}
+	r, err := measureWork(ctx, w, o)
+	return makeRows(w, r), err
 }
 
 // options are the values of the flags.
 type options struct {
 	works   []work
-	clients []string
+	clients []string // nil for those of the workload
 	runs    int
-	batch   int
 	profile string
+}
+
+// clientsOf returns the clients to measure with a workload.
+func (o options) clientsOf(w work) []string {
+	switch {
+	case o.clients != nil:
+		return o.clients
+	case w.AtOnce > 0:
+		return []string{ownClient, withClient, consulExec}
+	default:
+		return []string{ownClient, consulExec}
+	}
 }
 
 // The clients' names in the flag and in the table.
@@ -84,10 +106,10 @@ func parse(args []string) (options, error) {
 		custom work
 		flags  = flag.NewFlagSet("bench", flag.ExitOnError)
 	)
-	names := flags.String("work", "", "workloads, comma-separated: "+strings.Join(presetNames(), ", ")+", or all; default all, or custom if one of its flags is set")
-	clients := flags.String("clients", ownClient+","+consulExec, "clients, comma-separated; also with-client, which is consulexec with WithClient")
-	flags.IntVar(&o.runs, "runs", 5, "runs of each client; the table has the medians")
-	flags.IntVar(&o.batch, "batch", 1, "writes of different nodes per transaction, up to 64; agents use single writes, but batches reach higher rates")
+	names := flags.String("work", "", "workloads, comma-separated: "+strings.Join(presetNames(), ", ")+", or all, which leaves accidents out; default all, or custom if one of its flags is set")
+	clients := flags.String("clients", "", "clients, comma-separated: consulexec, with-client, which is consulexec with WithClient, and consul-exec; default consulexec and consul-exec, for runs at once all three")
+	flags.IntVar(&o.runs, "runs", 5, "how often to measure each client; the table has the medians, or how many of all are whole")
+	batch := flags.Int("batch", 0, fmt.Sprintf("writes of different nodes per transaction, up to %d, overrides the workload's; agents use single writes, but batches reach higher rates", maxBatch))
 	flags.StringVar(&o.profile, "cpuprofile", "", "file for the CPU profile of consulexec's last run of a workload; the workload's name is appended")
 	flags.IntVar(&custom.Nodes, "nodes", 0, "number of nodes, overrides the workload's")
 	flags.IntVar(&custom.Chunks, "chunks", 0, "chunks of output per node, overrides the workload's")
@@ -102,7 +124,12 @@ func parse(args []string) (options, error) {
 	if o.works, err = chooseWorks(*names, custom); err != nil {
 		return o, err
 	}
-	o.clients = strings.Split(*clients, ",")
+	for i := range o.works {
+		o.works[i].Batch = cmp.Or(*batch, o.works[i].Batch)
+	}
+	if *clients != "" {
+		o.clients = strings.Split(*clients, ",")
+	}
 	for _, c := range o.clients {
 		if !slices.Contains([]string{ownClient, withClient, consulExec}, c) {
 			return o, fmt.Errorf("-clients: unknown client %q", c)
@@ -113,8 +140,8 @@ func parse(args []string) (options, error) {
 		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	case o.runs < 1:
 		return o, fmt.Errorf("-runs %d: must be at least 1", o.runs)
-	case o.batch < 1 || o.batch > maxBatch:
-		return o, fmt.Errorf("-batch %d: must be from 1 to %d", o.batch, maxBatch)
+	case *batch < 0 || *batch > maxBatch:
+		return o, fmt.Errorf("-batch %d: must be from 1 to %d", *batch, maxBatch)
 	}
 	return o, nil
 }
