@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -91,11 +92,25 @@ func (b *bench) summarizeAtOnce(processes []*process) measurement {
 		slices.Sort(behind)
 		m.behind, m.longestBehind = behind[len(behind)/2], behind[len(behind)-1]
 	}
-	const examples = 3
-	for _, f := range failed[:min(examples, len(failed))] {
-		m.problems = append(m.problems, fmt.Sprintf("one of %d runs that are not whole: %s", len(failed), f))
-	}
+	m.problems = commonest(failed)
 	return m
+}
+
+// commonest returns the most frequent reasons for which runs are not whole.
+func commonest(failed []string) []string {
+	const most = 3
+	runs := make(map[string]int)
+	for _, f := range failed {
+		runs[f]++
+	}
+	reasons := slices.SortedFunc(maps.Keys(runs), func(a, b string) int {
+		return cmp.Or(cmp.Compare(runs[b], runs[a]), cmp.Compare(a, b))
+	})
+	var texts []string
+	for _, f := range reasons[:min(most, len(reasons))] {
+		texts = append(texts, fmt.Sprintf("%d runs: %s", runs[f], f))
+	}
+	return texts
 }
 
 // runs returns the reports of the process's runs, and what became of the

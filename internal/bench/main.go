@@ -67,7 +67,7 @@ func run(ctx context.Context, args []string) error {
 // those of the measurements so far.
 func measure(ctx context.Context, w work, o options) ([]row, error) {
 	if w.Accidents {
-		return measureAccidents(ctx, o)
+		return measureAccidents(ctx, w, o)
 	}
 	r, err := measureWork(ctx, w, o)
 	return makeRows(w, r), err
