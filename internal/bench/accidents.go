@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -146,8 +147,8 @@ func (u *unlucky) run(ctx context.Context, after time.Duration) error {
 	}
 	nodes := len(u.cluster.Nodes())
 	ran := min(started, nodes)
-	fmt.Fprintf(os.Stderr, "%s, %v after the start, %s: %d of %d after %v, error %v\n",
-		u.accident.Name, after.Round(100*time.Millisecond), u.client.name, whole, ran, took.Round(time.Second), runErr)
+	fmt.Fprintf(os.Stderr, "%s, %v after the start, %s: %d of %d after %v%s\n",
+		u.accident.Name, after.Round(100*time.Millisecond), u.client.name, whole, ran, took.Round(time.Second), inOneLine(runErr))
 	if started > nodes {
 		u.problem("%d nodes started the command %d times", nodes, started)
 	}
@@ -158,6 +159,14 @@ func (u *unlucky) run(ctx context.Context, after time.Duration) error {
 	u.whole += whole
 	u.ran += ran
 	return nil
+}
+
+// inOneLine returns the text of an error for the end of a line.
+func inOneLine(err error) string {
+	if err == nil {
+		return ""
+	}
+	return ": " + strings.ReplaceAll(err.Error(), "\n", "; ")
 }
 
 func (u *unlucky) problem(format string, args ...any) {
@@ -181,15 +190,15 @@ func runUnlucky(ctx context.Context, v *accidents.Victim, more ...consulexec.Opt
 		return 0, err
 	}
 	result, err := e.Run(ctx)
+	errs := []error{err}
 	for _, n := range result.Nodes {
 		if n.State == consulexec.StateExited && v.Command.Whole(string(n.Output), n.ExitCode) {
 			whole++
+		} else {
+			errs = append(errs, n.Err)
 		}
 	}
-	if err == nil {
-		err = result.Err()
-	}
-	return whole, err
+	return whole, errors.Join(errs...)
 }
 
 // runConsulExec runs the victim's command with `consul exec`. A node is whole if

@@ -176,6 +176,7 @@ func (b *bench) run(ctx context.Context, client string) (measurement, error) {
 	if err := sleepUntil(ctx, time.Now().Add(settleTime)); err != nil {
 		return measurement{}, err
 	}
+	begun := time.Now()
 	before, _ := cpuTime(b.pid)
 	var m measurement
 	var err error
@@ -183,6 +184,9 @@ func (b *bench) run(ctx context.Context, client string) (measurement, error) {
 		m, err = b.runAtOnce(ctx, client)
 	} else {
 		m, err = b.runOne(ctx, client)
+	}
+	if b.catalog.lastReconciled().After(begun) {
+		m.problems = append(m.problems, "the leader removed the nodes from the catalog during the run")
 	}
 	if after, ok := cpuTime(b.pid); ok {
 		m.serverCPU = after - before

@@ -1,20 +1,41 @@
-// Bench compares the cost of consulexec and `consul exec` on a real Consul
-// server. It prints one Markdown table.
+// Bench measures consulexec beside `consul exec` on real Consul servers, and
+// prints a Markdown table for each kind of workload.
 //
-//	go run ./internal/bench -work 1000x1,5000x5 -runs 5
+//	go run ./internal/bench -work 1000x1,5000x5 -runs 5   # what a run costs
+//	go run ./internal/bench -work 50runs,250runs          # runs that begin at once
+//	go run ./internal/bench -work accidents -runs 2       # what accidents do
 //
 // Each workload gets its own server; see [devcluster.Binary] for the Consul
-// version. This process simulates thousands of virtual nodes. They take the
-// client's job and write directly to the server what agents would write. The
-// clients run in turn, each in its own process, through a proxy that counts
-// requests and bytes. For consulexec the process runs this binary, for `consul
-// exec` the server's. Bench checks every report of consulexec: each chunk once,
-// in order, with the right bytes, and before its node's exit.
+// version. The clients run in turn, each in its own process. For consulexec the
+// process runs this binary, for `consul exec` the server's. The peak memory and
+// the server's CPU time need Linux; on other systems their columns are empty.
 //
-// The server's CPU time is measured over a client's whole run, and again for
-// the same writes without a client. The difference is the client's share. The
-// server's CPU time and the peak memory need Linux; on other systems their
-// columns are empty.
+// What a run costs: this process simulates thousands of virtual nodes. They take
+// the client's job and write directly to the server what agents would write. The
+// client goes through a proxy that counts requests and bytes. Bench checks every
+// report of consulexec: each chunk once, in order, with the right bytes, and
+// before its node's exit. The server's CPU time is measured over a client's whole
+// run, and again for the same writes without a client. The difference is the
+// client's share. Agents write each key by itself. On two cores that is too slow
+// for 20,000 nodes beside server and client, so there the writes of 16 nodes
+// share a transaction.
+//
+// Runs at once: real agents, with Consul's limit of 200 connections of a client.
+// One process has all runs of consulexec, each with a client of its own or all
+// with one of WithClient; `consul exec` is a process for each run, and is left
+// out above 100. A relay passes each connection on, so that the limit acts on the
+// clients' own. The connections at once are those that clients have opened,
+// whether the server accepts or refuses them. A run is whole if each node has
+// acknowledged, printed and exited with 0, and there was no error. Only whole
+// runs count for how far a run ends behind its last command, which prints when
+// it ends. The peak memory of `consul exec` is the sum of its processes.
+//
+// Accidents: runs on five real nodes of a command of ten seconds. In the first
+// run of each client and accident it happens a second after the command has
+// started, in the others at random within nine seconds. The table has how many
+// nodes are reported whole, of those that started the command: with all lines,
+// in order, once, and its status. The accidents are those of TestRecovery, which
+// also checks what is left behind.
 //
 // Ctrl-C stops all processes and removes all files.
 package main
