@@ -38,14 +38,13 @@ func NewCommand(dir string, restarts bool) *Command {
 	}
 	restart := ":"
 	if restarts {
-		restart = fmt.Sprintf("[ $i != 5 ] || { r=%s; : >$r; while [ -e $r ]; do sleep 0.2; done; }", c.request("$"+nodeEnv))
+		restart = `[ $i != 5 ] || { r="$d/restart-$` + nodeEnv + `"; : >"$r"; while [ -e "$r" ]; do sleep 0.2; done; }`
 	}
-	c.Text = fmt.Sprintf("echo x >>%s; i=0; while [ $i -lt %d ]; do echo line $i; i=$((i+1)); %s; sleep 0.5; done; exit %d",
-		c.marks(), lines, restart, exitCode)
+	quoted := "'" + strings.ReplaceAll(dir, "'", `'\''`) + "'"
+	c.Text = fmt.Sprintf(`d=%s; echo x >>"$d/marks"; i=0; while [ $i -lt %d ]; do echo line $i; i=$((i+1)); %s; sleep 0.5; done; exit %d`,
+		quoted, lines, restart, exitCode)
 	return c
 }
-
-func (c *Command) marks() string { return filepath.Join(c.dir, "marks") }
 
 // request returns the file by which a node's command asks for a restart.
 func (c *Command) request(node string) string { return filepath.Join(c.dir, "restart-"+node) }
@@ -57,7 +56,7 @@ func (c *Command) Whole(output string, code int) bool {
 
 // Started returns how often the command was started.
 func (c *Command) Started() (int, error) {
-	marks, err := os.ReadFile(c.marks())
+	marks, err := os.ReadFile(filepath.Join(c.dir, "marks"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}

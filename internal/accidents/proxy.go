@@ -14,6 +14,7 @@ type Proxy struct {
 	target string
 	conns  map[net.Conn]bool
 	silent chan struct{} // open while the proxy holds back all data
+	closed bool
 }
 
 // NewProxy starts a proxy to the agent at target.
@@ -42,6 +43,9 @@ func (p *Proxy) Address() string { return p.listener.Addr().String() }
 // Close ends the proxy and its connections.
 func (p *Proxy) Close() {
 	p.listener.Close()
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
 	p.Cut()
 	p.Speak()
 	p.serving.Wait()
@@ -58,8 +62,12 @@ func (p *Proxy) serve(conn net.Conn) {
 	}
 	defer upstream.Close()
 	p.mu.Lock()
+	closed := p.closed
 	p.conns[conn], p.conns[upstream] = true, true
 	p.mu.Unlock()
+	if closed {
+		return
+	}
 	var copying sync.WaitGroup
 	pass := func(to, from net.Conn) {
 		defer to.Close()
