@@ -13,23 +13,14 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/consulexec/consulexec"
+	"github.com/consulexec/consulexec/internal/accidents"
 	"github.com/consulexec/consulexec/internal/devcluster"
 	"github.com/consulexec/consulexec/internal/runtest"
 )
 
-// fiveNodes are a cluster that survives the loss of a server. A server that is
-// killed keeps its vote. So the next one can be killed once the first is back.
-func fiveNodes() []devcluster.Node {
-	nodes := devcluster.Nodes(3, 2)
-	for i := range nodes[:3] {
-		nodes[i].Config = `autopilot { cleanup_dead_servers = false }`
-	}
-	return nodes
-}
-
-// startFive starts fiveNodes.
+// startFive starts a cluster that survives the loss of a server.
 func startFive(t *testing.T) *devcluster.Cluster {
-	return devcluster.Start(t, devcluster.Config{Nodes: fiveNodes()})
+	return devcluster.Start(t, devcluster.Config{Nodes: accidents.Nodes(os.TempDir())})
 }
 
 // TestLeaderKilled kills the leader at several moments of a run.
@@ -165,7 +156,7 @@ func TestNodeKilled(t *testing.T) {
 		rec.Reach = consulexec.WithClient(p.client(t))
 		rec.Hook = func(call string) {
 			if call == "ack server-1" {
-				p.retarget(cluster.Address("server-1"))
+				p.Retarget(cluster.Address("server-1"))
 				if err := cluster.Kill("client-1"); err != nil {
 					t.Error(err)
 				}

@@ -145,12 +145,12 @@ func recoveryMaxOutput(t *testing.T, cluster *devcluster.Cluster) {
 	const most = 75
 	s := newShaken(t, cluster, consulexec.WithMaxOutput(most))
 	s.after("ack ", plainNodes, s.destroy)
-	result, err := s.run(t.Context(), count.command)
+	result, err := s.run(t.Context(), count.Text)
 	if err != nil || len(result.Nodes) != plainNodes {
 		t.Errorf("%d nodes, error %v", len(result.Nodes), err)
 	}
 	for _, n := range result.Nodes {
-		if n.ExitCode != 7 || !n.Truncated || string(n.Output) != count.want[:most] {
+		if n.ExitCode != 7 || !n.Truncated || string(n.Output) != count.Want[:most] {
 			t.Errorf("%s: code %d, truncated %v, output %q", n.Node, n.ExitCode, n.Truncated, n.Output)
 		}
 	}
@@ -186,7 +186,7 @@ func recoveryLimit(t *testing.T, cluster *devcluster.Cluster) {
 	count := newSlowCount(t, false)
 	s := newShaken(t, cluster, consulexec.WithLimit(2), consulexec.WithMinNodes(2))
 	s.after("ack ", 2, s.destroy)
-	result, err := s.run(t.Context(), count.command)
+	result, err := s.run(t.Context(), count.Text)
 	if err != nil || count.whole(result) != 2 || count.ran(t) != 2 {
 		t.Errorf("%d nodes ran the command, error %v: %s", count.ran(t), err, runtest.States(result))
 	}
@@ -212,7 +212,7 @@ func recoveryRolling(t *testing.T, cluster *devcluster.Cluster) {
 func recoveryKilled(t *testing.T, cluster *devcluster.Cluster) {
 	count := newSlowCount(t, false)
 	s := newShaken(t, cluster)
-	e := s.New(count.command, s.options...)
+	e := s.New(count.Text, s.options...)
 	s.after("ack ", plainNodes, func() {
 		processes, err := cluster.Processes()
 		if err != nil {
@@ -237,7 +237,7 @@ func recoveryKilled(t *testing.T, cluster *devcluster.Cluster) {
 		t.Errorf("error %v, states %s", err, runtest.States(result))
 	}
 	n, _ := result.Node("client-2")
-	if n.State != consulexec.StateLost || !strings.Contains(fmt.Sprint(n.Err), "was killed") || !strings.HasPrefix(count.want, string(n.Output)) {
+	if n.State != consulexec.StateLost || !strings.Contains(fmt.Sprint(n.Err), "was killed") || !strings.HasPrefix(count.Want, string(n.Output)) {
 		t.Errorf("%v, error %v, output %q", n.State, n.Err, n.Output)
 	}
 }
@@ -249,7 +249,7 @@ func recoveryFull(t *testing.T, cluster *devcluster.Cluster, tmp string) {
 		t.Run(fmt.Sprintf("lost=%v", lost), func(t *testing.T) {
 			count := newSlowCount(t, false)
 			line := strings.Repeat("x", 1000) + " line" // more than a page that the file has already
-			command, want := strings.ReplaceAll(count.command, "line", line), strings.ReplaceAll(count.want, "line", line)
+			command, want := strings.ReplaceAll(count.Text, "line", line), strings.ReplaceAll(count.Want, "line", line)
 			s := newShaken(t, cluster)
 			s.options[0] = consulexec.WithNode("^full$")
 			s.after("ack ", 1, func() {

@@ -37,11 +37,9 @@ type bench struct {
 	client  *api.Client
 	catalog *catalog
 	proxy   *proxy
+	relay   *relay // in place of the proxy if runs are at once
 	writer  writer
 }
-
-// results holds each client's measurements in order.
-type results map[string][]measurement
 
 // measureWork measures a workload on its own cluster. With an error it returns
 // the measurements so far.
@@ -70,13 +68,13 @@ func measureWork(ctx context.Context, w work, o options) (r results, err error) 
 	return b.measure(ctx)
 }
 
-// start starts the cluster, the proxy and the writer.
+// start starts the cluster, the proxy or relay, and the writer.
 func (b *bench) start(ctx context.Context) (err error) {
 	if b.binary, err = devcluster.Binary(ctx); err != nil {
 		return err
 	}
 	// Only virtual nodes run jobs, so the server has exec disabled. All virtual
-	// nodes share one client address.
+	// nodes share one client address. Real agents keep Consul's default limit.
 	const limits = `limits { http_max_conns_per_client = 1000 }`
 	nodes := []devcluster.Node{{Name: server, Server: true, ExecDisabled: true, Config: limits}}
 	if b.work.Real {
@@ -97,18 +95,25 @@ func (b *bench) start(ctx context.Context) (err error) {
 	}
 	b.client = b.cluster.Client(server)
 	b.catalog.client = b.client
-	if b.options.batch > 1 {
-		b.writer = newBatchWriter(b.cluster.Address(server), b.options.batch)
+	if b.work.Batch > 1 {
+		b.writer = newBatchWriter(b.cluster.Address(server), b.work.Batch)
 	} else {
 		b.writer = newSingleWriter(b.cluster.Address(server))
 	}
-	b.proxy, err = newProxy(b.cluster.Address(server))
+	if b.work.AtOnce > 0 {
+		b.relay, err = newRelay(b.cluster.Address(server))
+	} else {
+		b.proxy, err = newProxy(b.cluster.Address(server))
+	}
 	return err
 }
 
 func (b *bench) close() error {
 	if b.proxy != nil {
 		b.proxy.close()
+	}
+	if b.relay != nil {
+		b.relay.close()
 	}
 	if b.writer != nil {
 		b.writer.close()
@@ -142,13 +147,14 @@ func (b *bench) measure(ctx context.Context) (results, error) {
 // writesAlone is the name of the run that writes without a client.
 const writesAlone = "writing alone"
 
+// clients returns the names of the clients that run, in order.
 func (b *bench) clients() []string {
 	var names []string
 	if !b.work.Real {
 		names = append(names, writesAlone)
 	}
-	for _, client := range b.options.clients {
-		if client == consulExec && b.work.Slow > 0 {
+	for _, client := range b.options.clientsOf(b.work) {
+		if client == consulExec && (b.work.Slow > 0 || b.work.AtOnce > maxProcesses) {
 			continue
 		}
 		names = append(names, client)
@@ -170,19 +176,33 @@ func (b *bench) run(ctx context.Context, client string) (measurement, error) {
 	if err := sleepUntil(ctx, time.Now().Add(settleTime)); err != nil {
 		return measurement{}, err
 	}
-	limit := b.work.limit()
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the run did not end within %v", limit))
-	defer cancel()
+	begun := time.Now()
 	before, _ := cpuTime(b.pid)
 	var m measurement
 	var err error
+	if b.work.AtOnce > 0 {
+		m, err = b.runAtOnce(ctx, client)
+	} else {
+		m, err = b.runOne(ctx, client)
+	}
+	if b.catalog.lastReconciled().After(begun) {
+		m.problems = append(m.problems, "the leader removed the nodes from the catalog during the run")
+	}
+	if after, ok := cpuTime(b.pid); ok {
+		m.serverCPU = after - before
+	}
+	return m, err
+}
+
+// runOne makes one run within the work's limit.
+func (b *bench) runOne(ctx context.Context, client string) (m measurement, err error) {
+	limit := b.work.limit()
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the run did not end within %v", limit))
+	defer cancel()
 	if client == writesAlone {
 		m, err = b.writeAlone(ctx)
 	} else {
 		m, err = b.runClient(ctx, client)
-	}
-	if after, ok := cpuTime(b.pid); ok {
-		m.serverCPU = after - before
 	}
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		err = cause
@@ -211,12 +231,12 @@ func (b *bench) writeAlone(ctx context.Context) (m measurement, err error) {
 // runClient runs a client's process. When the client has submitted its job, it
 // runs the nodes.
 func (b *bench) runClient(ctx context.Context, client string) (measurement, error) {
-	b.proxy.reset()
+	b.proxy.meter.reset()
 	select {
 	case <-b.proxy.jobs: // left by an earlier run that failed
 	default:
 	}
-	p, err := b.startProcess(client)
+	p, err := b.startProcess(client, b.proxy.addr)
 	if err != nil {
 		return measurement{}, err
 	}

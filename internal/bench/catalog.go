@@ -64,16 +64,21 @@ func (c *catalog) watch(ctx context.Context) error {
 func (c *catalog) awaitRoom(ctx context.Context, run time.Duration) error {
 	run = min(run, reconcileInterval-10*reconcileMargin)
 	for {
-		c.mu.Lock()
-		remaining := time.Until(c.reconciled.Add(reconcileInterval - reconcileMargin))
-		c.mu.Unlock()
-		if remaining > run {
+		if remaining := time.Until(c.lastReconciled().Add(reconcileInterval - reconcileMargin)); remaining > run {
 			return nil
 		}
 		if err := sleepUntil(ctx, time.Now().Add(100*time.Millisecond)); err != nil {
 			return err
 		}
 	}
+}
+
+// lastReconciled returns the time of the last reconciliation, or a time before
+// the first.
+func (c *catalog) lastReconciled() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.reconciled
 }
 
 // registerNodes registers the first n virtual nodes, even if they are already

@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"os"
 	"runtime/pprof"
+	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -25,15 +28,21 @@ type clientJob struct {
 	Profile    string // file for the CPU profile; empty for none
 }
 
-// report is the result of a client's run. A client process prints it as JSON.
+// report is the result of a client's run. A client process prints those of all
+// its runs as JSON.
 type report struct {
-	LastExit time.Time // when the client reported the last exit
-	Returned time.Time // when the run ended
+	Started     time.Time
+	LastCommand time.Time // when the last command ended, if the commands print that
+	LastExit    time.Time // when the client reported the last exit
+	Returned    time.Time // when the run ended
 
 	Acks, Chunks, Exits int
 	Problems            []string // the first few mistakes
 	Err                 string   // the error of the run, or empty
 }
+
+// whole reports whether the client reported all that happened, and nothing else.
+func (r report) whole() bool { return r.Err == "" && len(r.Problems) == 0 }
 
 // runsAsClient reports whether this process must run consulexec.
 func runsAsClient() bool { return os.Getenv(clientEnv) != "" }
@@ -53,8 +62,9 @@ func clientMain() {
 	os.Exit(0)
 }
 
-// run runs consulexec against the Consul of CONSUL_HTTP_ADDR.
-func (job clientJob) run() report {
+// run runs consulexec against the Consul of CONSUL_HTTP_ADDR: once, or as many
+// times at once as the work says. All share one client if there is one.
+func (job clientJob) run() []report {
 	if job.Profile != "" {
 		file, err := os.Create(job.Profile)
 		if err == nil {
@@ -62,24 +72,38 @@ func (job clientJob) run() report {
 			err = pprof.StartCPUProfile(file)
 		}
 		if err != nil {
-			return report{Err: err.Error()}
+			return []report{{Err: err.Error()}}
 		}
 		defer pprof.StopCPUProfile()
 	}
-	c := newChecker(job.Work)
-	options := c.options()
+	var shared []consulexec.Option
 	if job.WithClient {
 		client, err := api.NewClient(api.DefaultConfig())
 		if err != nil {
-			return report{Err: err.Error()}
+			return []report{{Err: err.Error()}}
 		}
-		options = append(options, consulexec.WithClient(client))
+		shared = append(shared, consulexec.WithClient(client))
 	}
-	e, err := consulexec.New("uptime", options...)
+	ctx, cancel := context.WithTimeout(context.Background(), job.Work.limit())
+	defer cancel()
+	reports := make([]report, max(1, job.Work.AtOnce))
+	var running sync.WaitGroup
+	for i := range reports {
+		running.Go(func() { reports[i] = runOnce(ctx, job.Work, shared...) })
+	}
+	running.Wait()
+	return reports
+}
+
+// runOnce runs consulexec once.
+func runOnce(ctx context.Context, w work, more ...consulexec.Option) report {
+	c := newChecker(w)
+	c.Started = time.Now()
+	e, err := consulexec.New(w.command(), append(c.options(), more...)...)
 	if err != nil {
 		return report{Err: err.Error()}
 	}
-	result, err := e.Run(context.Background())
+	result, err := e.Run(ctx)
 	c.Returned = time.Now()
 	if err == nil {
 		err = result.Err()
@@ -109,15 +133,9 @@ func newChecker(w work) *checker {
 	return &checker{work: w, nodes: make(map[string]*nodeReport, w.Nodes)}
 }
 
-// options returns consulexec options whose callbacks call the checker. The
-// timeouts are long because virtual nodes may ack late and, unlike agents, send
-// no heartbeats.
+// options returns consulexec options whose callbacks call the checker.
 func (c *checker) options() []consulexec.Option {
 	o := []consulexec.Option{
-		// Virtual nodes acknowledge at any time of the work, and know the first
-		// dispatch only. The second one comes after a fifth of the timeout.
-		consulexec.WithAckTimeout(5 * (c.work.Over + 5*time.Second)),
-		consulexec.WithLostTimeout(c.work.Over + 15*time.Second),
 		consulexec.OnAck(c.ack),
 		consulexec.OnOutput(c.output),
 		consulexec.OnExit(c.exit),
@@ -125,7 +143,13 @@ func (c *checker) options() []consulexec.Option {
 		consulexec.OnNoResponse(func(node string) { c.problem("%s: no response", node) }),
 	}
 	if !c.work.Real {
-		o = append(o, consulexec.WithNode("^"+simNodes))
+		o = append(o,
+			consulexec.WithNode("^"+simNodes),
+			// Virtual nodes acknowledge at any time of the work, and know the first
+			// dispatch only. The second one comes after a fifth of the timeout.
+			consulexec.WithAckTimeout(5*(c.work.Over+5*time.Second)),
+			// Unlike agents, they send no heartbeats.
+			consulexec.WithLostTimeout(c.work.Over+15*time.Second))
 	}
 	if c.work.Undiscovered {
 		o = append(o, consulexec.WithoutDiscovery(), consulexec.WithMinNodes(c.work.Nodes))
@@ -159,7 +183,9 @@ func (c *checker) output(name string, output []byte) {
 	case n.exited:
 		c.problem("%s: output after the exit", name)
 	}
-	if !c.work.Real {
+	if c.work.Real {
+		c.realOutput(name, string(output))
+	} else {
 		c.want = c.work.appendChunk(c.want[:0], name, n.chunks)
 		if !bytes.Equal(output, c.want) {
 			c.problem("%s: wrong chunk %d: %.40q", name, n.chunks, output)
@@ -169,6 +195,21 @@ func (c *checker) output(name string, output []byte) {
 	c.Chunks++
 	if c.work.Slow > 0 {
 		time.Sleep(c.work.Slow)
+	}
+}
+
+// realOutput checks what a real node has printed.
+func (c *checker) realOutput(name, output string) {
+	if c.work.AtOnce == 0 {
+		return
+	}
+	nanoseconds, err := strconv.ParseInt(strings.TrimSpace(output), 10, 64)
+	if err != nil {
+		c.problem("%s: output %.40q is no time", name, output)
+		return
+	}
+	if ended := time.Unix(0, nanoseconds); ended.After(c.LastCommand) {
+		c.LastCommand = ended
 	}
 }
 
@@ -191,7 +232,7 @@ func (c *checker) exit(name string, code int) {
 func (c *checker) check() {
 	chunks := c.work.Nodes * c.work.Chunks
 	if c.work.Real {
-		chunks = c.work.Nodes // `uptime` prints one line
+		chunks = c.work.Nodes // their commands print one line
 	}
 	if c.Acks != c.work.Nodes || c.Chunks != chunks || c.Exits != c.work.Nodes {
 		c.problem("%d acks, %d chunks, %d exits; want %d, %d, %d", c.Acks, c.Chunks, c.Exits, c.work.Nodes, chunks, c.work.Nodes)

@@ -11,9 +11,9 @@ import (
 // consulExecArgs returns the arguments of `consul exec` for the work.
 func consulExecArgs(w work) []string {
 	if w.Real {
-		return []string{"exec", "uptime"}
+		return []string{"exec", w.command()}
 	}
-	return []string{"exec", "-node", "^" + simNodes, "uptime"}
+	return []string{"exec", "-node", "^" + simNodes, w.command()}
 }
 
 // readConsulExec reads the output of `consul exec` to its end and returns a
@@ -21,28 +21,40 @@ func consulExecArgs(w work) []string {
 // gets wrong by design. It cannot check acks, since `consul exec` prints none.
 func readConsulExec(w work, from io.Reader) report {
 	c := newChecker(w)
+	scanConsulExec(from, func(name, text string) {
+		if w.Real {
+			c.Chunks++
+			c.realOutput(name, text)
+		} else {
+			c.lineChunk(name, text)
+		}
+	}, func(name, status string) {
+		c.Exits++
+		c.LastExit = time.Now()
+		if status != "0" {
+			c.problem("%s: exit %s", name, status)
+		}
+	})
+	c.Acks = c.Exits
+	c.check()
+	return c.report
+}
+
+// scanConsulExec reads the output of `consul exec` to its end. It calls output
+// for each line of a node that is not empty, and exit for each node's status.
+func scanConsulExec(from io.Reader, output, exit func(node, text string)) {
 	lines := bufio.NewScanner(from)
 	lines.Buffer(nil, 2<<20) // a chunk is one line
 	for lines.Scan() {
 		target, text, ok := strings.Cut(lines.Text(), ": ")
-		name := strings.TrimLeft(target, " =>")
+		node := strings.TrimLeft(target, " =>")
 		switch status, exited := strings.CutPrefix(text, "finished with exit code "); {
-		case !ok:
 		case exited:
-			c.Exits++
-			c.LastExit = time.Now()
-			if status != "0" {
-				c.problem("%s: exit %s", name, status)
-			}
-		case w.Real && strings.TrimSpace(text) != "":
-			c.Chunks++
-		default:
-			c.lineChunk(name, text)
+			exit(node, status)
+		case ok && strings.TrimSpace(text) != "":
+			output(node, text)
 		}
 	}
-	c.Acks = c.Exits
-	c.check()
-	return c.report
 }
 
 // lineChunk records a line of a virtual node's output.

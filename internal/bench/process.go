@@ -18,24 +18,25 @@ import (
 // the peak, so only growth after the last reading is missed.
 const peakInterval = 20 * time.Millisecond
 
-// process is a client's process. The fields below ended are valid after ended
-// is closed.
+// process is a client's process, with a report of each of its runs. The fields
+// below ended are valid after ended is closed.
 type process struct {
 	cmd   *exec.Cmd
 	ended chan struct{}
 
 	stderr  bytes.Buffer
-	report  report
+	reports []report
 	peak    int64 // peak memory in bytes; 0 if unknown
 	cpu     time.Duration
+	started time.Time
 	exited  time.Time
 	failure error // of the process, or of its output
 }
 
-// startProcess starts a client whose requests go through the proxy.
-func (b *bench) startProcess(client string) (*process, error) {
+// startProcess starts a client that reaches Consul at addr.
+func (b *bench) startProcess(client, addr string) (*process, error) {
 	p := &process{ended: make(chan struct{})}
-	read := func(from io.Reader) (report, error) { return readConsulExec(b.work, from), nil }
+	read := func(from io.Reader) ([]report, error) { return []report{readConsulExec(b.work, from)}, nil }
 	if client == consulExec {
 		p.cmd = exec.Command(b.binary, consulExecArgs(b.work)...)
 		p.cmd.Env = os.Environ()
@@ -44,17 +45,18 @@ func (b *bench) startProcess(client string) (*process, error) {
 		if p.cmd, err = b.ownCommand(client); err != nil {
 			return nil, err
 		}
-		read = func(from io.Reader) (r report, err error) {
+		read = func(from io.Reader) (r []report, err error) {
 			err = json.NewDecoder(from).Decode(&r)
 			return r, err
 		}
 	}
-	p.cmd.Env = append(p.cmd.Env, api.HTTPAddrEnvName+"="+b.proxy.addr)
+	p.cmd.Env = append(p.cmd.Env, api.HTTPAddrEnvName+"="+addr)
 	p.cmd.Stderr = &p.stderr
 	stdout, err := p.cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
 	}
+	p.started = time.Now()
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -82,13 +84,13 @@ func (b *bench) ownCommand(client string) (*exec.Cmd, error) {
 }
 
 // follow reads the process's output and peak memory until the process ends.
-func (p *process) follow(stdout io.Reader, read func(io.Reader) (report, error)) {
+func (p *process) follow(stdout io.Reader, read func(io.Reader) ([]report, error)) {
 	defer close(p.ended)
 	outputDone := make(chan struct{})
 	var readErr error
 	go func() {
 		defer close(outputDone)
-		p.report, readErr = read(stdout)
+		p.reports, readErr = read(stdout)
 		io.Copy(io.Discard, stdout)
 	}()
 	ticker := time.NewTicker(peakInterval)

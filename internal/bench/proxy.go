@@ -12,58 +12,8 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
-	"strings"
-	"sync/atomic"
 	"time"
 )
-
-// A kind is a class of requests.
-type kind int
-
-const (
-	listKeys kind = iota
-	listValues
-	readValues
-	sessions
-	events
-	catalogs
-	others
-	kinds
-)
-
-// kindNames are the column names of the kinds.
-var kindNames = [kinds]string{"list keys", "list values", "read values", "session", "event", "catalog", "other"}
-
-// kindOf classifies a request. Every transaction counts as a read, whatever its
-// verbs.
-func kindOf(r *http.Request) kind {
-	query := r.URL.Query()
-	path, _ := strings.CutPrefix(r.URL.Path, "/v1/")
-	service, _, _ := strings.Cut(path, "/")
-	switch {
-	case service == "kv" && r.Method == http.MethodGet && query.Has("keys"):
-		return listKeys
-	case service == "kv" && r.Method == http.MethodGet && query.Has("recurse"):
-		return listValues
-	case service == "kv" && r.Method == http.MethodGet, service == "txn":
-		return readValues
-	case service == "session":
-		return sessions
-	case service == "event":
-		return events
-	case service == "catalog", service == "health", service == "agent":
-		return catalogs
-	}
-	return others
-}
-
-// traffic counts the requests and bytes that passed the proxy.
-type traffic struct {
-	requests [kinds]atomic.Int64
-	wire     atomic.Int64 // bytes sent to the client, headers included
-	plain    atomic.Int64 // bytes of the bodies before compression
-	listed   atomic.Int64 // the part of plain in lists of keys or values
-}
 
 // proxy counts the traffic between a client and the server.
 type proxy struct {
@@ -72,9 +22,9 @@ type proxy struct {
 	// jobs receives the job of each fired event, unless one is still unread.
 	jobs chan job
 
-	traffic atomic.Pointer[traffic]
-	server  *http.Server
-	done    chan struct{} // closed when the server has ended
+	meter  meter
+	server *http.Server
+	done   chan struct{} // closed when the server has ended
 }
 
 // newProxy starts a proxy for the server at target.
@@ -84,17 +34,14 @@ func newProxy(target string) (*proxy, error) {
 		return nil, err
 	}
 	p := &proxy{addr: listener.Addr().String(), jobs: make(chan job, 1), done: make(chan struct{})}
-	p.reset()
+	p.meter.reset()
 	p.server = &http.Server{Handler: p.handler(target), ErrorLog: log.New(io.Discard, "", 0)}
 	go func() {
 		defer close(p.done)
-		p.server.Serve(countingListener{listener, p})
+		p.server.Serve(countingListener{listener, &p.meter})
 	}()
 	return p, nil
 }
-
-// reset returns the counts so far and sets them to zero.
-func (p *proxy) reset() *traffic { return p.traffic.Swap(new(traffic)) }
 
 // close ends the proxy and its running requests.
 func (p *proxy) close() {
@@ -117,7 +64,7 @@ func (p *proxy) handler(target string) http.Handler {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		k := kindOf(r)
-		p.traffic.Load().requests[k].Add(1)
+		p.meter.counts().requests[k].Add(1)
 		// If the server answered before the whole body was forwarded, net/http
 		// would close the connection. So read the body first.
 		body, err := io.ReadAll(r.Body)
@@ -142,7 +89,7 @@ func (p *proxy) inspectResponse(response *http.Response) error {
 	k := kindOf(response.Request)
 	response.Body = &countingBody{
 		ReadCloser: response.Body,
-		traffic:    p.traffic.Load(),
+		traffic:    p.meter.counts(),
 		compressed: response.Header.Get("Content-Encoding") == "gzip",
 		list:       k == listKeys || k == listValues,
 	}
@@ -184,27 +131,5 @@ func (b *countingBody) Read(to []byte) (int, error) {
 			b.traffic.listed.Add(b.length)
 		}
 	}
-	return n, err
-}
-
-// countingListener counts the bytes that its connections send to the client.
-type countingListener struct {
-	net.Listener
-	proxy *proxy
-}
-
-func (l countingListener) Accept() (net.Conn, error) {
-	conn, err := l.Listener.Accept()
-	return countingConn{conn, l.proxy}, err
-}
-
-type countingConn struct {
-	net.Conn
-	proxy *proxy
-}
-
-func (c countingConn) Write(b []byte) (int, error) {
-	n, err := c.Conn.Write(b)
-	c.proxy.traffic.Load().wire.Add(int64(n))
 	return n, err
 }

@@ -19,8 +19,19 @@ type work struct {
 	Over   time.Duration // duration of all writes
 	Life   time.Duration // longest time from a node's first write to its last; 0 means Over
 
-	// Real means that real agents run `uptime`, not virtual nodes.
+	// Batch is the number of writes of different nodes per transaction; 0 means
+	// 1, as agents write. Batches reach higher rates.
+	Batch int
+
+	// Real means that real agents run a command, not virtual nodes.
 	Real bool
+
+	// AtOnce is the number of runs that begin at once, on real nodes; 0 means
+	// one run after the other.
+	AtOnce int
+
+	// Accidents means that accidents happen to the runs.
+	Accidents bool
 
 	// Slow is the duration of consulexec's output callback for each chunk. With
 	// Slow, `consul exec` does not run, since it has no callbacks.
@@ -30,15 +41,21 @@ type work struct {
 	Undiscovered bool
 }
 
-// presets are the workloads of the README's table.
+// presets are the workloads of the README's tables.
 var presets = []work{
 	{Name: "3nodes", Nodes: 3, Real: true},
 	{Name: "1000x1", Nodes: 1000, Chunks: 1, Size: 200, Over: 2 * time.Second},
 	{Name: "5000x5", Nodes: 5000, Chunks: 5, Size: 1000, Over: 10 * time.Second},
 	{Name: "1x2560", Nodes: 1, Chunks: 2560, Size: 4096, Over: 15 * time.Second},
 	{Name: "10000x1", Nodes: 10000, Chunks: 1, Size: 200, Over: 10 * time.Second},
+	{Name: "20000x1", Nodes: 20000, Chunks: 1, Size: 200, Over: 20 * time.Second, Batch: 16},
+	{Name: "20000x5", Nodes: 20000, Chunks: 5, Size: 500, Over: 40 * time.Second, Batch: 16},
 	// 100 MB, written three times as fast as the callback reads them.
 	{Name: "slow", Nodes: 10, Chunks: 2560, Size: 4096, Over: 15 * time.Second, Slow: 2 * time.Millisecond},
+	{Name: "50runs", Nodes: 3, Real: true, AtOnce: 50},
+	{Name: "250runs", Nodes: 3, Real: true, AtOnce: 250},
+	{Name: "1000runs", Nodes: 3, Real: true, AtOnce: 1000},
+	{Name: "accidents", Nodes: 5, Real: true, Accidents: true},
 }
 
 // custom is the workload for the flags to override.
@@ -64,7 +81,11 @@ func chooseWorks(names string, override work) ([]work, error) {
 	var works []work
 	for name := range strings.SplitSeq(names, ",") {
 		if name == "all" {
-			works = append(works, presets...)
+			for _, w := range presets {
+				if !w.Accidents { // they take longer than all others
+					works = append(works, w)
+				}
+			}
 			continue
 		}
 		i := slices.Index(presetNames(), name)
@@ -120,20 +141,36 @@ func (w work) check() error {
 
 // title describes the work in the table.
 func (w work) title() string {
-	if w.Real {
+	switch {
+	case w.AtOnce > 0:
+		return fmt.Sprintf("%d runs at once on %d real nodes, `sleep 3`", w.AtOnce, w.Nodes)
+	case w.Real:
 		return fmt.Sprintf("%d real nodes, `uptime`", w.Nodes)
 	}
 	s := fmt.Sprintf("%d × %d × %d B over %v", w.Nodes, w.Chunks, w.Size, w.Over)
 	if w.Slow > 0 {
 		s += fmt.Sprintf(", callback of %v", w.Slow)
 	}
+	if w.Batch > 1 {
+		s += fmt.Sprintf(", %d writes per transaction", w.Batch)
+	}
 	return s
 }
 
 // limit bounds a client's run. It allows several times the duration of the
-// writes and of the callbacks.
+// writes and of the callbacks, and some time for each run of many.
 func (w work) limit() time.Duration {
-	return 2*time.Minute + 3*(w.Over+time.Duration(w.Nodes*w.Chunks)*w.Slow)
+	const perRun = 200 * time.Millisecond
+	return 2*time.Minute + 3*(w.Over+time.Duration(w.Nodes*w.Chunks)*w.Slow) + time.Duration(w.AtOnce)*perRun
+}
+
+// command returns the command that the client runs. Virtual nodes do not look at
+// it. Of runs at once each node prints when it ended, in nanoseconds since 1970.
+func (w work) command() string {
+	if w.AtOnce > 0 {
+		return "sleep 3; date +%s%N"
+	}
+	return "uptime"
 }
 
 // simNodes is the prefix of virtual nodes' names.
