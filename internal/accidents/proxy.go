@@ -13,6 +13,7 @@ type Proxy struct {
 	mu     sync.Mutex // guards the rest
 	target string
 	conns  map[net.Conn]bool
+	most   int           // connections at once
 	silent chan struct{} // open while the proxy holds back all data
 	closed bool
 }
@@ -40,6 +41,14 @@ func NewProxy(target string) (*Proxy, error) {
 // Address returns the host and port for clients.
 func (p *Proxy) Address() string { return p.listener.Addr().String() }
 
+// Connections returns how many connections there are, and how many there were at
+// most at once.
+func (p *Proxy) Connections() (now, most int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.conns) / 2, p.most
+}
+
 // Close ends the proxy and its connections.
 func (p *Proxy) Close() {
 	p.listener.Close()
@@ -64,6 +73,7 @@ func (p *Proxy) serve(conn net.Conn) {
 	p.mu.Lock()
 	closed := p.closed
 	p.conns[conn], p.conns[upstream] = true, true
+	p.most = max(p.most, len(p.conns)/2)
 	p.mu.Unlock()
 	if closed {
 		return
