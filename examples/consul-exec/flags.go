@@ -71,7 +71,7 @@ func parse(args []string, stdin io.Reader) (*job, error) {
 	if err := p.Parse(args); err != nil {
 		return nil, err
 	}
-	p.separated = p.NArg() < len(args) && args[len(args)-p.NArg()-1] == "--"
+	p.separated = p.separates(args[:len(args)-p.NArg()])
 	for _, step := range []func() error{p.checkWords, p.checkTogether, p.setCommand, p.setEnvironment} {
 		if err := step(); err != nil {
 			return nil, err
@@ -81,6 +81,22 @@ func parse(args []string, stdin io.Reader) (*job, error) {
 		p.job.options = append(p.job.options, consulexec.WithKillOnCancel())
 	}
 	return p.job, nil
+}
+
+// separates reports whether -- ends the flags, which are the words before the
+// command. It may also be the value of a flag, as in -node --.
+func (p *parser) separates(words []string) bool {
+	for i := 0; i < len(words); i++ {
+		name, _, hasValue := strings.Cut(strings.TrimLeft(words[i], "-"), "=")
+		if name == "" {
+			return true
+		}
+		boolean, ok := p.Lookup(name).Value.(interface{ IsBoolFlag() bool })
+		if !hasValue && !(ok && boolean.IsBoolFlag()) {
+			i++ // the next word is the value
+		}
+	}
+	return false
 }
 
 // checkWords refuses flags after the command, which would become part of it.
@@ -175,10 +191,24 @@ func (p *parser) duration(name, usage string, option func(time.Duration) consule
 	})
 }
 
-// add adds an option. The library knows which values are valid: New returns an
-// error for a bad one.
+// check returns what is wrong with an option. The library knows which values are
+// valid. The error has neither the option nor its value, as that of a flag has
+// both. But it has the name, if one of several is wrong.
+func check(option consulexec.Option) error {
+	_, err := consulexec.New("true", consulexec.WithClient(new(api.Client)), consulexec.WithService("."), option)
+	var bad *consulexec.OptionError
+	switch {
+	case !errors.As(err, &bad):
+		return err
+	case bad.Option == "WithNodes":
+		return fmt.Errorf("%q: %w", bad.Value, bad.Err)
+	}
+	return inFlags(bad.Err)
+}
+
+// add adds an option.
 func (p *parser) add(option consulexec.Option) error {
-	if _, err := consulexec.New("true", consulexec.WithClient(new(api.Client)), consulexec.WithService("."), option); err != nil {
+	if err := check(option); err != nil {
 		return err
 	}
 	p.job.options = append(p.job.options, option)

@@ -29,6 +29,15 @@ type jsonSummary struct {
 	Nodes          []consulexec.NodeResult `json:"nodes"`
 }
 
+// A jsonTargets is the object of -list.
+type jsonTargets struct {
+	Type   string    `json:"type"`
+	Time   time.Time `json:"time"`
+	Status int       `json:"status"`
+	Error  string    `json:"error,omitempty"`
+	Nodes  []string  `json:"nodes"`
+}
+
 func (f jsonFormat) print(object any) {
 	var line bytes.Buffer
 	encoder := json.NewEncoder(&line)

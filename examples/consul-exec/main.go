@@ -157,6 +157,9 @@
 //	  acknowledged   when it acknowledged the job, if it did
 //	  exited         when it exited, was given up as lost, or was found to be killed, if it was
 //	  error          what went wrong on the node, if anything
+//
+// With -list there is one object. Its type is targets, nodes is an array of the
+// names, and time, status and error are as in a summary.
 package main
 
 import (
@@ -209,7 +212,7 @@ func run(job *job) int {
 	}
 	e, err := consulexec.New(job.command, job.options...)
 	if err != nil {
-		screen.err(err.Error())
+		screen.err(inFlags(err).Error())
 		return 1
 	}
 	if job.list {
@@ -230,11 +233,15 @@ func report(ctx context.Context, e *consulexec.Exec, job *job, screen *screen) i
 		if event.Type == consulexec.EventTargets && !job.selects && screen.watched {
 			screen.err(everywhere(event.Nodes))
 		}
+		event.Err = inFlags(event.Err)
 		screen.update(func(t *tally) { t.count(event) })
 		format.event(event)
 	}
 	result, err := e.Wait()
-	o := outcome{result: result, err: err, names: job.names, blindOK: job.blindOK}
+	for i, n := range result.Nodes {
+		result.Nodes[i].Err = inFlags(n.Err)
+	}
+	o := outcome{result: result, err: inFlags(err), names: job.names, blindOK: job.blindOK}
 	screen.update(func(t *tally) { o.tally = *t })
 	if job.failedFile != "" {
 		o.err = errors.Join(o.err, o.saveFailed(job.failedFile, screen))

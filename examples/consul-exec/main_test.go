@@ -207,6 +207,14 @@ func TestBadFlags(t *testing.T) {
 	if err := os.WriteFile(broken, []byte("secret\nb[1\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	badName := filepath.Join(t.TempDir(), "name")
+	if err := os.WriteFile(badName, []byte("A=1\n# a key\nsecret+/==\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	badValue := filepath.Join(t.TempDir(), "value")
+	if err := os.WriteFile(badValue, []byte("A=1\nB=secret\x00\nB=2\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, test := range []struct {
 		args string
 		want []string // besides the usage
@@ -265,7 +273,9 @@ func TestBadFlags(t *testing.T) {
 		{"-shell-path=bash -shell=false x", []string{"-shell-path", "-shell=false"}},
 		{"-env= x", []string{"-env", "is empty"}},
 		{"-env=secret x", []string{"-env", "name=value"}},
-		{"-env=a-b=secret x", []string{"WithEnv", `"a-b"`}},
+		{"-env=a-b=secret x", []string{"-env", `"a-b"`}},
+		{"-env-file=" + badName + " x", []string{"-env-file", "line 3", "digit first"}},
+		{"-env-file=" + badValue + " x", []string{"-env-file", "line 2", "variable B", "NUL"}},
 		{"-env-file=" + broken + " x", []string{"-env-file", "line 1", "name=value"}},
 		{"-dir=tmp x", []string{`"tmp"`, "-dir"}},
 		{"-stdin-file=/nowhere/at/all x", []string{`"/nowhere/at/all"`, "-stdin-file"}},
@@ -279,6 +289,8 @@ func TestBadFlags(t *testing.T) {
 		{"-failed-file=" + filepath.Dir(empty) + " x", []string{"-failed-file", "regular file"}},
 		{"-failed-file=/nowhere/at/all x", []string{"-failed-file", "/nowhere/at"}},
 		{"x -node=y", []string{"-node", "after the command", "--"}},
+		{"-node -- x -node=y", []string{"-node", "after the command"}},
+		{"-kill -node a -filter -- x -kill", []string{"-kill", "after the command"}},
 		{"x y --list z", []string{"-list", "after the command"}},
 		{"- -kill", []string{"-kill", "after the command"}},
 		{"-shell=false x -token y", []string{"-token", "after the command"}},
@@ -301,6 +313,9 @@ func TestBadFlags(t *testing.T) {
 				t.Errorf("%s: %q lacks %q", test.args, first, want)
 			}
 		}
+		if strings.Contains(stderr, "With") {
+			t.Errorf("%s: the error names an option of the library: %s", test.args, stderr)
+		}
 		if strings.Contains(stderr, "secret") {
 			t.Errorf("%s: the error tells a secret: %s", test.args, stderr)
 		}
@@ -320,6 +335,9 @@ func TestHelp(t *testing.T) {
 	documented := documentation(t)
 	if _, listed, _ := strings.Cut(stdout, "Examples:"); strings.Count(listed, "\n  consul-exec ") != 3 {
 		t.Errorf("-h has not three examples: %s", listed)
+	}
+	if _, input, _ := strings.Cut(stdout, "\n  -stdin-file "); !strings.Contains(strings.SplitAfterN(input, "\n  -", 2)[0], "380 KiB") {
+		t.Error("-h lacks the limit of -stdin-file")
 	}
 	for _, s := range subjects {
 		if !strings.Contains(stdout, "\n\n"+s.title+":\n") {
@@ -368,6 +386,7 @@ func TestWhatRuns(t *testing.T) {
 		{flags: []string{"-", "x"}, stdin: "not read", command: "- x"},
 		{flags: []string{"df", "-h", "-i"}, command: "df -h -i"},
 		{flags: []string{"--", "x", "-node=y"}, command: "x -node=y"},
+		{flags: []string{"-kill", "-node", "a", "--lines=false", "-env=A=--", "--", "x", "-node=y"}, command: "x -node=y"},
 		{flags: []string{"x", "--", "-node=y"}, command: "x -- -node=y"},
 	} {
 		jobs := make(chan *exectest.Job, 1)

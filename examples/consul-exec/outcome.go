@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/fatih/color"
 
@@ -146,7 +145,7 @@ func reason(err error) string {
 	if !errors.As(err, &node) || node.Err == nil {
 		return ""
 	}
-	return ": " + strings.ReplaceAll(node.Err.Error(), "WithShell", "-shell-path")
+	return ": " + flagNames(node.Err.Error())
 }
 
 var (

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/consulexec/consulexec/exectest"
 )
@@ -27,7 +29,7 @@ func TestList(t *testing.T) {
 	}{
 		{"", "\"db,1\"\nweb-1\nweb-2\n", "", 0},
 		{"true", "\"db,1\"\nweb-1\nweb-2\n", "", 0},
-		{"-node=web -format=json -", "web-1\nweb-2\n", "", 0},
+		{"-node=web -format=group -", "web-1\nweb-2\n", "", 0},
 		{"-nodes=web-[2-1]", "", "does not end", 1},
 		{"-nodes=web-[1-2],z", "web-1\nweb-2\n", "^consulexec: node z: no response: .*catalog has no such agent\n$", 3},
 		{"-nodes=off", "", "no matching node", 1},
@@ -59,6 +61,32 @@ func TestList(t *testing.T) {
 			t.Errorf("%s ran %d commands", name, n)
 		}
 	}
+}
+
+// TestListJSON wants one object for the nodes, whatever is known of them.
+func TestListJSON(t *testing.T) {
+	t.Parallel()
+	srv := newServer(t, answer("web-1", "", 0), answer("db,1", "", 0))
+	check := func(args string, want int, nodes, problem string) {
+		t.Helper()
+		stdout, stderr, status := consulExec(t, srv.URL, append([]string{"-list", "-format=json"}, strings.Fields(args)...)...)
+		var object jsonTargets
+		if err := json.Unmarshal([]byte(stdout), &object); err != nil || strings.Count(stdout, "\n") != 1 {
+			t.Fatalf("%s: %v in %q, stderr %q", args, err, stdout, stderr)
+		}
+		if object.Type != "targets" || time.Since(object.Time) > time.Minute || object.Status != want || status != want || (object.Error != "") != (problem != "") || !strings.Contains(object.Error, problem) {
+			t.Errorf("%s: status %d, %+v", args, status, object)
+		}
+		if !strings.Contains(stdout, `"nodes":`+nodes+"}") {
+			t.Errorf("%s: %s, want the nodes %s", args, stdout, nodes)
+		}
+	}
+	check("true", 0, `["db,1","web-1"]`, "")
+	check("-nodes=web-1,z", 3, `["web-1"]`, "node z: no response")
+	check("-node=z", 1, `[]`, `no matching node is alive (-node="z")`)
+	denyCatalog(srv)
+	check("", 1, `[]`, "permission denied")
+	check("-nodes=web-1 -blind-ok", 0, `["web-1"]`, "permission denied")
 }
 
 // TestBlind has a token that may not see the nodes.

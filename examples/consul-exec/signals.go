@@ -23,6 +23,16 @@ func interruptible(cancel context.CancelCauseFunc, screen *screen) (stop func())
 	// Nobody reads this channel: it is there so that a failed write does not end
 	// the program. What a program ignores, the commands of -demo ignore, too.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	ignore := heed(signals, cancel, screen, os.Exit)
+	return func() {
+		signal.Stop(signals)
+		ignore()
+	}
+}
+
+// heed ends the run at the first of the signals, and calls exit at the second one,
+// unless it is SIGHUP, until ignore is called.
+func heed(signals <-chan os.Signal, cancel context.CancelCauseFunc, screen *screen, exit func(int)) (ignore func()) {
 	stopped := make(chan struct{})
 	var tasks sync.WaitGroup
 	tasks.Go(func() {
@@ -42,14 +52,14 @@ func interruptible(cancel context.CancelCauseFunc, screen *screen) (stop func())
 					continue
 				}
 				screen.abandon()
-				os.Exit(1)
+				exit(1)
+				return
 			case <-stopped:
 				return
 			}
 		}
 	})
 	return func() {
-		signal.Stop(signals)
 		close(stopped)
 		tasks.Wait()
 	}

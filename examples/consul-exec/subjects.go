@@ -115,7 +115,7 @@ func (p *parser) commandFlags() {
 		return p.addVariables(file)
 	})
 	p.text("dir", "run the command in this `directory` of the node", func(path string) error { return p.add(consulexec.WithDir(path)) })
-	p.text("stdin-file", "give the command this `file` as its input, or standard input if it is -", func(name string) error {
+	p.text("stdin-file", "give the command this `file` as its input, or standard input if it is -; Consul takes some 380 KiB, with script and variables", func(name string) error {
 		input, err := p.readFile(name)
 		if err != nil {
 			return err
@@ -125,7 +125,7 @@ func (p *parser) commandFlags() {
 }
 
 // addVariables adds the variables of -env-file. Its errors have no text of the
-// file, which may be secret.
+// file but the names of variables: the rest may be secret, also what is no name.
 func (p *parser) addVariables(file []byte) error {
 	number := 0
 	for line := range strings.SplitSeq(strings.TrimPrefix(string(file), "\ufeff"), "\n") {
@@ -134,16 +134,20 @@ func (p *parser) addVariables(file []byte) error {
 		if line == "" || line[0] == '#' {
 			continue
 		}
-		if !strings.Contains(line, "=") {
-			return fmt.Errorf("line %d: want name=value", number)
+		name, value, ok := strings.Cut(line, "=")
+		if !ok || check(consulexec.WithEnv(map[string]string{name: ""})) != nil {
+			return fmt.Errorf("line %d: want name=value, with a name of letters, digits and _, and no digit first", number)
+		}
+		if err := check(consulexec.WithEnv(map[string]string{name: value})); err != nil {
+			return fmt.Errorf("line %d: %w", number, err)
 		}
 		p.variables = append(p.variables, line)
 	}
 	return nil
 }
 
-// setEnvironment adds the variables of all flags. A flag's own error would have
-// its value, which may be secret.
+// setEnvironment adds the variables of all flags. It checks those of -env: a
+// flag's own error would have its value, which may be secret.
 func (p *parser) setEnvironment() error {
 	if p.variables == nil {
 		return nil
@@ -156,7 +160,10 @@ func (p *parser) setEnvironment() error {
 		}
 		variables[name] = value
 	}
-	return p.add(consulexec.WithEnv(variables))
+	if err := p.add(consulexec.WithEnv(variables)); err != nil {
+		return fmt.Errorf("-env: %w", err)
+	}
+	return nil
 }
 
 func (p *parser) runFlags() {

@@ -141,10 +141,14 @@ func (s *screen) close() {
 	s.clear()
 }
 
-// abandon removes the progress line, unless a write is under way: that one may
-// be stuck forever.
+// abandon removes the progress line when the program is about to exit, and keeps
+// mu, so that nothing is drawn after it. It does not wait long for a write that
+// is under way: that one may be stuck forever.
 func (s *screen) abandon() {
-	if s.mu.TryLock() {
-		s.clear()
+	for deadline := time.Now().Add(redraw); !s.mu.TryLock(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			return
+		}
 	}
+	s.clear()
 }

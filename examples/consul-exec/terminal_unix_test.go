@@ -354,29 +354,6 @@ func TestNohup(t *testing.T) {
 	}
 }
 
-// TestHangUpTwice sends a second SIGHUP while the run ends. It must not cut that
-// short.
-func TestHangUpTwice(t *testing.T) {
-	t.Parallel()
-	srv := newServer(t, forever("a"))
-	cmd, stdout := command(t, srv.URL, "-verbose", "true"), newWatch()
-	cmd.Stdout = stdout
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	stdout.await(t, 0, "a: acknowledged")
-	srv.Fault(exectest.Fault{Match: exectest.Path("PUT", "/v1/session/destroy/"), Do: func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-		cmd.Process.Signal(syscall.SIGHUP)
-		time.Sleep(50 * time.Millisecond) // so that the program has the signal before the answer
-		next.ServeHTTP(w, r)
-	}})
-	cmd.Process.Signal(syscall.SIGHUP)
-	cmd.Wait()
-	if !strings.Contains(stdout.String(), "\nCompleted in ") {
-		t.Errorf("the second SIGHUP cut the end short: %s", stdout)
-	}
-}
-
 // TestBrokenPipe has a command that writes to a pipe which nobody reads. It
 // must end by SIGPIPE and say nothing, also if this program was started with
 // SIGPIPE ignored.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"io"
 	"net/http"
@@ -35,7 +34,8 @@ func (s *server) events(w http.ResponseWriter, req *http.Request) {
 		writeError(w, refuse(http.StatusTooManyRequests, "too many readers: %d are connected", maxStreams))
 		return
 	}
-	seen, _ := strconv.Atoi(cmp.Or(req.Header.Get("Last-Event-ID"), "0")) // an ID that is no number counts as 0
+	seen, _ := strconv.Atoi(req.Header.Get("Last-Event-ID")) // an ID that is no number counts as 0
+	seen = r.record.nearest(seen)
 	if r.record.seenAll(seen) {
 		w.WriteHeader(http.StatusNoContent) // makes an EventSource stop reconnecting
 		return

@@ -10,14 +10,18 @@
 //	GET /                    sends the page
 //
 // A run is on all nodes only if its order has neither node nor nodes; empty ones
-// are an error. A POST with an Idempotency-Key can be repeated: the same key with
-// the same order answers with the same run, with 410 if that ended too long ago,
-// and with another order 422. Keys are remembered for an hour after the run's
-// end, but not by the next process.
+// are an error. So are a name in nodes with a comma or a space, and a field that
+// is there twice or spelt in another way.
+//
+// A POST with an Idempotency-Key can be repeated: the same key with the same
+// order answers with the same run, with 410 if that ended too long ago, and with
+// another order 422. Keys are remembered for an hour after the run's end, but not
+// by the next process.
 //
 // An event is an object of JSON, as package consulexec encodes its Event: type,
 // node, output, exit_code, error. The service adds events of its own: start, cut
-// and end. Before the end comes the result of each node that has not exited.
+// and end. Before the end comes the result of each node that has not exited. A
+// Last-Event-ID that is too large counts as that of the latest event.
 //
 // A run keeps the last MiB of its output. If there is more, the node with the
 // most output gives way first. The event cut says how many bytes of a node's

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"mime"
 	"net/http"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/hashicorp/consul/api"
 
@@ -43,7 +46,8 @@ func (p *pattern) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// nodeNames are names of nodes.
+// nodeNames are names of nodes. None has a comma or a space: that is more likely
+// two names in one string, and the page could not show it as one.
 type nodeNames []string
 
 func (n *nodeNames) UnmarshalJSON(data []byte) error {
@@ -58,6 +62,9 @@ func (n *nodeNames) UnmarshalJSON(data []byte) error {
 		if name == "" {
 			return fmt.Errorf("nodes: name %d of %d is empty", i+1, len(list))
 		}
+		if strings.ContainsFunc(name, func(r rune) bool { return r == ',' || unicode.IsSpace(r) }) {
+			return fmt.Errorf("nodes: name %d of %d, %q, has a comma or a space: each name is a string of its own", i+1, len(list), name)
+		}
 	}
 	*n = list
 	return nil
@@ -70,11 +77,9 @@ func readOrder(w http.ResponseWriter, req *http.Request) (order, error) {
 		return o, refuse(http.StatusUnsupportedMediaType, "the Content-Type must be application/json")
 	}
 	http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime))
-	decoder := json.NewDecoder(http.MaxBytesReader(w, req.Body, maxBody))
-	decoder.DisallowUnknownFields()
-	err := decoder.Decode(&o)
-	if err == nil && decoder.Decode(new(any)) != io.EOF {
-		err = errors.New("the request has more than one JSON value")
+	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxBody))
+	if err == nil {
+		err = o.decode(body)
 	}
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		return o, refuse(http.StatusRequestEntityTooLarge, "%w", err)
@@ -82,6 +87,46 @@ func readOrder(w http.ResponseWriter, req *http.Request) (order, error) {
 		return o, refuse(http.StatusBadRequest, "read the request: %w", err)
 	}
 	return o, nil
+}
+
+// decode reads an order, and nothing else, from a body.
+func (o *order) decode(body []byte) error {
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(o); err != nil {
+		return err
+	}
+	if decoder.Decode(new(any)) != io.EOF {
+		return errors.New("the request has more than one JSON value")
+	}
+	return checkFields(body)
+}
+
+// checkFields refuses what encoding/json accepts: a field that is there twice, or
+// spelt with other letters, such as "Node". Another program that reads the order,
+// as a proxy does that checks it, may understand it differently.
+func checkFields(body []byte) error {
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	if start, err := decoder.Token(); err != nil || start != json.Delim('{') {
+		return err
+	}
+	seen := map[any]bool{"command": false, "node": false, "nodes": false}
+	for decoder.More() {
+		name, err := decoder.Token()
+		if err != nil {
+			return err
+		}
+		if twice, known := seen[name]; !known {
+			return fmt.Errorf("there is no field %q", name)
+		} else if twice {
+			return fmt.Errorf("the field %q is there twice", name)
+		}
+		seen[name] = true
+		if err := decoder.Decode(new(json.RawMessage)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // exec returns the run that is ordered.

@@ -97,6 +97,14 @@ func (r *record) append(m message) {
 	r.more = make(chan struct{})
 }
 
+// nearest returns the ID, or that of the last message if it is larger, or 0 if it
+// is negative. A reader with an ID that it never got would wait for ever.
+func (r *record) nearest(id int) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return max(0, min(id, r.ids))
+}
+
 // seenAll reports whether no message will ever follow the one with this ID.
 func (r *record) seenAll(id int) bool {
 	r.mu.Lock()

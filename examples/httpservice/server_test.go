@@ -453,6 +453,55 @@ func TestTime(t *testing.T) {
 	})
 }
 
+// A shortWriter is a reader of events that leaves after 64 KiB.
+type shortWriter struct{ *httptest.ResponseRecorder }
+
+func (w shortWriter) FlushError() error {
+	if w.Body.Len() > 64<<10 {
+		return io.ErrShortWrite
+	}
+	return nil
+}
+
+// TestStrangeEventID has readers with an ID that the run has not had. They get the
+// events that follow, or all, each once, and are disconnected at the end.
+func TestStrangeEventID(t *testing.T) {
+	for id, want := range map[string]string{
+		"9999":                 "id: 4\n",
+		"99999999999999999999": "id: 4\n",
+		"-9999999999999999999": "id: 1\n",
+		"-1":                   "id: 1\n",
+		"three":                "id: 1\n",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			end := make(chan struct{})
+			cluster := exectest.NewServer(exectest.Node("a", exectest.Run(func(context.Context, *exectest.Job) int {
+				<-end
+				return 0
+			})))
+			defer cluster.Close()
+			s := newServer(cluster.Client(), testSettings)
+			defer s.close()
+			req := httptest.NewRequestWithContext(t.Context(), "POST", "http://localhost/runs", strings.NewReader(`{"command": "wait"}`))
+			req.Header.Set("Content-Type", "application/json")
+			w := httptest.NewRecorder()
+			s.handler().ServeHTTP(w, req)
+			time.Sleep(time.Second) // the node has acknowledged: event 3
+
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			req = httptest.NewRequestWithContext(ctx, "GET", "http://localhost"+w.Header().Get("Location")+"/events", nil)
+			req.Header.Set("Last-Event-ID", id)
+			w = httptest.NewRecorder()
+			time.AfterFunc(time.Second, func() { close(end) })
+			s.handler().ServeHTTP(shortWriter{w}, req)
+			if got := w.Body.String(); ctx.Err() != nil || !strings.HasPrefix(got, want) || strings.Count(got, "id: 4\n") != 1 || strings.Count(got, `"type":"end"`) != 1 {
+				t.Errorf("%s: %v, %.500s", id, ctx.Err(), got)
+			}
+		})
+	}
+}
+
 func TestPageHeaders(t *testing.T) {
 	s := start(t, exectest.Node("a"))
 	for _, path := range []string{"/", "/page.js", "/page.css"} {

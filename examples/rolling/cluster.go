@@ -12,6 +12,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -55,16 +57,36 @@ func init() {
 			return nil, errors.New("-break needs -demo or -cluster")
 		case !*embedded && !*cluster:
 			return nil, nil
+		case r.service != "web":
+			return nil, fmt.Errorf("-service %s cannot be combined with -demo or -cluster, whose nodes have a service web", r.service)
+		}
+		nodes := nodeNames(*cluster)
+		if *broken != "" && !slices.Contains(nodes, *broken) {
+			return nil, fmt.Errorf("-break %s: there is no such node; the nodes are %s", *broken, strings.Join(nodes, " "))
 		}
 		if os.Getenv(api.HTTPAddrEnvName) != "" {
 			fmt.Fprintf(os.Stderr, "-demo and -cluster ignore %s\n", api.HTTPAddrEnvName)
 		}
 		if *cluster {
-			return startCluster(ctx, r, *broken)
+			return startCluster(ctx, r, nodes, *broken)
 		}
 		fmt.Fprintln(os.Stderr, "demo: twenty embedded nodes with a service web; a -command runs on this machine, once for each of them")
-		return startEmbedded(r, 20, *broken).Close, nil
+		return startEmbedded(r, nodes, *broken).Close, nil
 	}
+}
+
+// nodeNames returns the names of the nodes of -cluster, or else of -demo.
+func nodeNames(cluster bool) (names []string) {
+	if cluster {
+		for _, node := range devcluster.Nodes(1, 2) {
+			names = append(names, node.Name)
+		}
+		return names
+	}
+	for i := range 20 {
+		names = append(names, fmt.Sprintf("web-%02d", i+1))
+	}
+	return names
 }
 
 // services simulates the service web on each node of a cluster started here.
@@ -147,14 +169,10 @@ func (s *services) health(w http.ResponseWriter, _ *http.Request, _ http.Handler
 	json.NewEncoder(w).Encode(instances)
 }
 
-// startEmbedded starts n nodes in this process, web-01 and so on, and points r
-// to them. Their services have no sockets. Any command but restartWeb really
-// runs, on this machine.
-func startEmbedded(r *rollout, n int, broken string) *exectest.Server {
-	var nodes []string
-	for i := range n {
-		nodes = append(nodes, fmt.Sprintf("web-%02d", i+1))
-	}
+// startEmbedded starts nodes with these names in this process, and points r to
+// them. Their services have no sockets. Any command but restartWeb really runs,
+// on this machine.
+func startEmbedded(r *rollout, nodes []string, broken string) *exectest.Server {
 	s := newServices(nodes, broken)
 	var options []exectest.Option
 	for _, node := range nodes {
@@ -168,7 +186,7 @@ func startEmbedded(r *rollout, n int, broken string) *exectest.Server {
 	}
 	srv := exectest.NewServer(options...)
 	srv.Fault(exectest.Fault{Match: exectest.Path("GET", "/v1/health/service/web"), Do: s.health})
-	r.client, r.service = srv.Client(), "web"
+	r.client = srv.Client()
 	r.command = cmp.Or(r.command, restartWeb)
 	r.settle = cmp.Or(r.settle, pollInterval)
 	return srv
@@ -178,7 +196,7 @@ func startEmbedded(r *rollout, n int, broken string) *exectest.Server {
 // The services are in this process, and the agents check their health by HTTP.
 // The command on the nodes is this program, which asks this process to restart
 // one.
-func startCluster(ctx context.Context, r *rollout, broken string) (func(), error) {
+func startCluster(ctx context.Context, r *rollout, names []string, broken string) (func(), error) {
 	fmt.Fprintln(r.out, "starting a real Consul cluster of three nodes on this machine")
 	program, err := os.Executable()
 	if err != nil {
@@ -190,9 +208,7 @@ func startCluster(ctx context.Context, r *rollout, broken string) (func(), error
 	}
 	url := fmt.Sprintf("http://%s/", listener.Addr())
 	nodes := devcluster.Nodes(1, 2)
-	var names []string
 	for i, node := range nodes {
-		names = append(names, node.Name)
 		nodes[i].Config = fmt.Sprintf(`services {
 			name = "web"
 			checks = [{ name = "web answers", http = %q, interval = "1s", timeout = "1s", status = "passing" }]
@@ -213,7 +229,7 @@ func startCluster(ctx context.Context, r *rollout, broken string) (func(), error
 		closeWeb()
 		return nil, err
 	}
-	r.client, r.service = cluster.Client("client-1"), "web"
+	r.client = cluster.Client("client-1")
 	r.command = cmp.Or(r.command, fmt.Sprintf("%s=%s '%s'", managerEnv, url, program))
 	r.settle = cmp.Or(r.settle, 3*time.Second) // interval and timeout of the check, and a second more
 	closeAll := func() {

@@ -159,12 +159,12 @@ func (r *rollout) run(ctx context.Context) error {
 	for i, batch := range batches {
 		fmt.Fprintf(r.out, "batch %d: %s\n", i+1, strings.Join(batch, " "))
 		began := time.Now()
-		err := r.restart(ctx, batch)
+		untouched, err := r.restart(ctx, batch)
 		if err == nil {
 			err = r.waitHealthy(ctx, nodes)
 		}
 		if err != nil {
-			untouched := slices.Concat(batches[i+1:]...)
+			untouched = append(untouched, slices.Concat(batches[i+1:]...)...)
 			return fmt.Errorf("stopped at batch %d of %d (%s): %w\nnot touched: %s",
 				i+1, len(batches), strings.Join(batch, " "), err, cmp.Or(strings.Join(untouched, " "), "none, this batch was the last"))
 		}
@@ -205,11 +205,12 @@ func (r *rollout) batches(nodes []string) [][]string {
 }
 
 // restart runs the command on the nodes. It returns an error if a node does not
-// respond, is lost, or exits with another status than 0.
+// respond, is lost, or exits with another status than 0, and the nodes that
+// never got the command, as the run ended before.
 //
 // Ctrl-C does not kill the commands, as WithKillOnCancel would: a service whose
 // restart is cut short may stay down.
-func (r *rollout) restart(ctx context.Context, nodes []string) error {
+func (r *rollout) restart(ctx context.Context, nodes []string) (untouched []string, err error) {
 	e, err := consulexec.New(r.command,
 		consulexec.WithClient(r.client),
 		consulexec.WithNodes(nodes...),
@@ -219,10 +220,15 @@ func (r *rollout) restart(ctx context.Context, nodes []string) error {
 		consulexec.OnExit(func(node string, code int) { fmt.Fprintf(r.out, "  %s: exit %d\n", node, code) }),
 	)
 	if err != nil {
-		return err
+		return nodes, err
 	}
 	result, _ := e.Run(ctx)
-	return result.Err() // which has the error of Run, too
+	for _, name := range nodes {
+		if n, known := result.Node(name); !known || n.State == consulexec.StateSkipped {
+			untouched = append(untouched, name)
+		}
+	}
+	return untouched, result.Err() // which has the error of Run, too
 }
 
 // waitHealthy waits until the service has been healthy for the time of settle,

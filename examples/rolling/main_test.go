@@ -226,6 +226,54 @@ func TestInterrupt(t *testing.T) {
 	})
 }
 
+// A failingWriter calls fail before it takes a text with this beginning.
+type failingWriter struct {
+	io.Writer
+	beginning string
+	fail      func()
+}
+
+func (w failingWriter) Write(p []byte) (int, error) {
+	if strings.HasPrefix(string(p), w.beginning) {
+		w.fail()
+	}
+	return w.Writer.Write(p)
+}
+
+// TestEndedBeforeBatch ends roll-outs after a batch was announced and before a
+// node got the command.
+func TestEndedBeforeBatch(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		spoil func(c *cluster, end func())
+		batch int
+	}{
+		{"first line", func(c *cluster, end func()) {
+			c.rollout.out = failingWriter{&c.output, "web is healthy on 5 nodes", end}
+		}, 1},
+		{"batch 1", func(c *cluster, end func()) { c.rollout.out = failingWriter{&c.output, "batch 1: ", end} }, 1},
+		{"batch 2", func(c *cluster, end func()) { c.rollout.out = failingWriter{&c.output, "batch 2: ", end} }, 2},
+		{"session", func(c *cluster, end func()) {
+			c.Fault(exectest.Fault{Match: exectest.Path("PUT", "/v1/session/create"), Do: func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				end()
+				next.ServeHTTP(w, r)
+			}})
+		}, 1},
+		{"bad command", func(c *cluster, _ func()) { c.rollout.command = " " }, 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := start(t, 5)
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				test.spoil(c, cancel)
+				untouched := strings.Join([]string{"web-01", "web-02", "web-03", "web-04", "web-05"}[test.batch-1:], " ")
+				c.checkStopped(t, c.rollout.run(ctx), test.batch-1, fmt.Sprintf("stopped at batch %d of 5", test.batch), "\nnot touched: "+untouched)
+			})
+		})
+	}
+}
+
 // TestNothingDone has roll-outs that fail before the first batch.
 func TestNothingDone(t *testing.T) {
 	for _, test := range []struct {
@@ -453,6 +501,10 @@ func TestNothingRuns(t *testing.T) {
 		{"demo and cluster", closed, []string{"-demo", "-cluster"}, []string{"-demo", "-cluster"}},
 		{"unquoted command", closed, []string{"-demo", "-command", "systemctl", "restart"}, []string{`"restart"`, "quotation marks", "-command '"}},
 		{"empty service", closed, []string{"-demo", "-service="}, []string{"-service is empty"}},
+		{"other service", closed, []string{"-demo", "-service=db"}, []string{"-service db", "-demo", "service web"}},
+		{"other service of the cluster", closed, []string{"-cluster", "-service=db"}, []string{"-service db", "-cluster", "service web"}},
+		{"break nobody", closed, []string{"-demo", "-break=nope"}, []string{"-break nope", "no such node", "web-01 web-02"}},
+		{"break nobody of the cluster", closed, []string{"-cluster", "-break=web-01"}, []string{"-break web-01", "no such node", "client-2"}},
 		{"break alone", closed, []string{"-break", "a"}, []string{"-break", "-demo", "-cluster"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// TestSignals ends a roll-out during its first batch: by a signal, and by an
+// TestSignals ends a roll-out when its first batch has the command: by a signal, and by an
 // output that nobody reads any more. Under nohup, SIGHUP does not end it.
 func TestSignals(t *testing.T) {
 	program := build(t)
@@ -41,7 +41,7 @@ func TestSignals(t *testing.T) {
 				t.Fatal(err)
 			}
 			lines := bufio.NewScanner(stdout)
-			for lines.Scan() && !strings.HasPrefix(lines.Text(), "batch 1: ") {
+			for lines.Scan() && !strings.HasPrefix(lines.Text(), "  web-") {
 			}
 			if test.signal == 0 {
 				stdout.(*os.File).Close()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 
@@ -23,8 +24,8 @@ func init() {
 }
 
 // startCluster starts a real Consul cluster of three nodes on this machine.
-func startCluster(ctx context.Context) (*api.Client, func(), error) {
-	fmt.Println("starting a Consul cluster of three nodes")
+func startCluster(ctx context.Context, out io.Writer) (*api.Client, func(), error) {
+	fmt.Fprintln(out, "starting a Consul cluster of three nodes")
 	cluster, err := devcluster.New(ctx, devcluster.Config{Nodes: devcluster.Nodes(1, 2)})
 	if err != nil {
 		return nil, nil, err

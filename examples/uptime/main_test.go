@@ -1,10 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -168,4 +171,88 @@ func interrupt(t *testing.T, program string, signal os.Signal) {
 	if keys, sessions := srv.Keys(""), srv.Sessions(); len(keys)+len(sessions) > 0 {
 		t.Errorf("left behind: %v %v", keys, sessions)
 	}
+}
+
+// TestPrintable has a node whose output would rewrite a terminal.
+func TestPrintable(t *testing.T) {
+	srv := exectest.NewServer(exectest.Node("a", exectest.Run(exectest.Answer("1\tü\r\x1b[2J\x07\nb: exit 0\n\xff", 0))))
+	defer srv.Close()
+	var out strings.Builder
+	if err := uptime(t.Context(), srv.Client(), &out); err != nil {
+		t.Error(err)
+	}
+	want := "submitted\na: ack\na: output: 1\tü\\r\\x1b[2J\\a\na: output: b: exit 0\na: output: \uFFFD\na: exit 0\ndone\n"
+	if out.String() != want {
+		t.Errorf("got\n%q, want\n%q", out.String(), want)
+	}
+}
+
+// TestReaderGone closes the pipe that the output goes to, as `| head` does. That
+// must end the run.
+func TestReaderGone(t *testing.T) {
+	gone := make(chan struct{})
+	srv := exectest.NewServer(exectest.Node("a", exectest.Run(func(ctx context.Context, j *exectest.Job) int {
+		<-gone
+		io.WriteString(j.Output, "nobody reads this\n")
+		<-ctx.Done()
+		return 0
+	})))
+	defer srv.Close()
+	command := exec.CommandContext(t.Context(), build(t))
+	command.Env = append(os.Environ(), "CONSUL_HTTP_ADDR="+srv.URL)
+	var stderr strings.Builder
+	command.Stderr = &stderr
+	stdout, err := command.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for lines := bufio.NewScanner(stdout); lines.Scan() && lines.Text() != "a: ack"; {
+	}
+	stdout.Close()
+	close(gone)
+	if err := command.Wait(); err == nil || command.ProcessState.ExitCode() != 1 || !strings.Contains(stderr.String(), "pipe") {
+		t.Errorf("error %v, stderr %s", err, &stderr)
+	}
+	if keys, sessions := srv.Keys(""), srv.Sessions(); len(keys)+len(sessions) > 0 {
+		t.Errorf("left behind: %v %v", keys, sessions)
+	}
+}
+
+// TestLastWrite has an output that can't take the last line.
+func TestLastWrite(t *testing.T) {
+	srv := exectest.NewServer(exectest.Node("a", exectest.Run(exectest.Answer("", 0))))
+	defer srv.Close()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	full := errors.New("disk full")
+	err := uptime(ctx, srv.Client(), writer(func(p []byte) (int, error) {
+		if string(p) == "done\n" {
+			cancel(full)
+			return 0, full
+		}
+		return len(p), nil
+	}))
+	if !errors.Is(err, full) {
+		t.Errorf("error %v", err)
+	}
+}
+
+type writer func(p []byte) (int, error)
+
+func (w writer) Write(p []byte) (int, error) { return w(p) }
+
+// TestNoLeader has an agent that knows no leader at first. The program must say
+// what it waits for.
+func TestNoLeader(t *testing.T) {
+	srv := exectest.NewServer(exectest.Node("a"))
+	defer srv.Close()
+	srv.Fault(exectest.Fault{Match: exectest.Path("PUT", "/v1/session/create"), Times: 1, Do: exectest.Respond(http.StatusInternalServerError, "No cluster leader")})
+	output, err := runProgram(t, build(t), srv.URL)
+	waits := strings.Index(output, "Consul fails, trying again")
+	if err != nil || waits < 0 || waits > strings.Index(output, "submitted") || !strings.Contains(output, "No cluster leader") {
+		t.Errorf("error %v, output %s", err, output)
+	}
+	checkOutput(t, output, "a")
 }
