@@ -3,15 +3,12 @@ package consulexec
 import (
 	"context"
 	"errors"
-	"fmt"
+	"net/url"
+	"path"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/consul/api"
-
-	"github.com/consulexec/consulexec/internal/consul"
 )
 
 // reach is what a run knows about looking up silent nodes in the catalog, which
@@ -30,10 +27,10 @@ const (
 	maxAgentWait = 10 * time.Second
 	agentGrace   = time.Second
 
-	// maxLookedUp is how many silent nodes are looked up by name. If there are
-	// more, the run asks which agents have failed, and not which are gone from the
-	// catalog.
-	maxLookedUp = 32
+	// maxLookedUp is how many silent nodes are looked up one by one. If there are
+	// more, the run only asks which agents have failed, and not which are gone from
+	// the catalog.
+	maxLookedUp = 8
 )
 
 var (
@@ -89,32 +86,29 @@ func (s *state) lookUp(listed, now time.Time) []string {
 	return names
 }
 
-// A sighting is what the catalog says of silent nodes.
+// A sighting is what the catalog says of agents.
 type sighting struct {
-	failed []string // whose agents gossip can't reach
-	gone   []string // that are not in the catalog
+	failed []string        // that gossip can't reach
+	known  map[string]bool // nodes that were looked up: whether the catalog has their agent
 	err    error
 }
 
-// sighted records what the catalog says of silent nodes. If it could not be
-// asked, what it has said before may be out of date.
+// sighted records what the catalog says. If it could not be asked, what it has
+// said before may be out of date.
 func (s *state) sighted(found sighting) {
 	s.reach.underWay = false
 	s.reach.off = errors.Is(found.err, ErrPermissionDenied)
 	for _, n := range s.nodes {
-		n.unreachable = nil
-	}
-	unreachable := func(name string, reason error) {
-		if n := s.nodes[name]; n != nil {
-			n.unreachable, n.wasUnreachable = reason, true
+		known, lookedUp := found.known[n.Node]
+		if lookedUp && !known && s.reach.listed && n.expected {
+			n.unreachable, n.wasUnreachable = errGone, true
+		} else if n.unreachable != errGone || lookedUp || found.err != nil {
+			n.unreachable = nil
 		}
 	}
 	for _, name := range found.failed {
-		unreachable(name, errCritical)
-	}
-	for _, name := range found.gone {
-		if n := s.nodes[name]; s.reach.listed && n.expected {
-			unreachable(name, errGone)
+		if n := s.nodes[name]; n != nil {
+			n.unreachable, n.wasUnreachable = errCritical, true
 		}
 	}
 	for _, n := range s.nodes {
@@ -139,59 +133,35 @@ func (r *run) lookUp(names []string, found chan<- sighting) {
 	})
 }
 
-// look finds out which of these nodes have failed, or are gone.
+// look finds out which agents have failed, and which of these nodes are gone, if
+// they are few.
 func (c catalog) look(ctx context.Context, names []string) (found sighting) {
-	path, filter := "/v1/health/state/critical", isSerfHealth
-	names, expression := anyOf(names)
-	if len(names) <= maxLookedUp {
-		path, filter = "/v1/health/state/any", fmt.Sprintf("%s and (%s)", isSerfHealth, expression)
-	}
-	var checks []struct{ Node, Status string }
-	op := consul.Operation{Doing: "look up silent nodes", Need: needNodes}
-	found.err = c.Do(ctx, op, func(ctx context.Context) error {
-		q := c.Query(ctx)
-		q.Filter = filter
-		meta, err := c.API.Raw().Query(path, &checks, q)
-		if err == nil {
-			err = consul.CheckAnswer(meta, len(checks) == 0)
-		}
-		if err == nil && (meta.ResultsFilteredByACLs || len(names) > maxLookedUp) {
-			names = nil // it is not known what the token hides
-		}
-		return err
-	})
-	if found.err != nil {
+	const doing = "look up silent nodes"
+	var checks []struct{ Node string }
+	if _, found.err = c.list(ctx, doing, needNodes, "/v1/health/state/critical", isSerfHealth, &checks); found.err != nil {
 		return found
 	}
-	known := make(map[string]bool)
 	for _, check := range checks {
-		known[check.Node] = true
-		if check.Status == api.HealthCritical {
-			found.failed = append(found.failed, check.Node)
-		}
+		found.failed = append(found.failed, check.Node)
 	}
+	names = slices.DeleteFunc(names, func(name string) bool { return slices.Contains(found.failed, name) || !fitsPath(name) })
+	if len(names) > maxLookedUp {
+		return found
+	}
+	found.known = make(map[string]bool)
 	for _, name := range names {
-		if !known[name] {
-			found.gone = append(found.gone, name)
+		var meta *api.QueryMeta
+		if meta, found.err = c.list(ctx, doing, needNodes, "/v1/health/node/"+name, isSerfHealth, &checks); found.err != nil {
+			return found
+		}
+		if known := len(checks) > 0; known || !meta.ResultsFilteredByACLs {
+			found.known[name] = known
 		}
 	}
 	return found
 }
 
-// anyOf returns an expression for the nodes with these names in Consul's filter
-// language, and the names that are in it: the language can't express all.
-func anyOf(names []string) (expressible []string, expression string) {
-	var parts []string
-	for _, name := range names {
-		quoted := strconv.Quote(name)
-		if quoted != `"`+name+`"` {
-			if !strconv.CanBackquote(name) {
-				continue
-			}
-			quoted = "`" + name + "`"
-		}
-		expressible = append(expressible, name)
-		parts = append(parts, "Node == "+quoted)
-	}
-	return expressible, strings.Join(parts, " or ")
+// fitsPath reports whether a node's name stands for itself in a request's path.
+func fitsPath(name string) bool {
+	return url.PathEscape(name) == name && path.Clean("/"+name) == "/"+name
 }

@@ -278,7 +278,7 @@ func TestLookUp(t *testing.T) {
 			runtest.Bubble(t, nodes, func(t *testing.T, srv *exectest.Server) {
 				asked := 0
 				srv.Fault(exectest.Fault{Match: func(r *http.Request) bool {
-					return strings.HasPrefix(r.URL.Path, "/v1/health/state/") && strings.Contains(r.URL.RawQuery, "Node")
+					return r.URL.Path == "/v1/health/state/critical" || strings.HasPrefix(r.URL.Path, "/v1/health/node/")
 				}, Do: func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 					if asked++; r.URL.Query().Has("index") {
 						t.Error("a look at the catalog waits for a change")
@@ -290,7 +290,7 @@ func TestLookUp(t *testing.T) {
 				if got := runtest.States(result); err != nil || got != test.states || !strings.Contains(fmt.Sprint(b.Err), test.err) {
 					t.Errorf("error %v, states %s, b: %v", err, got, b.Err)
 				}
-				if (asked > 0) != test.asked || asked > 3 {
+				if (asked > 0) != test.asked || asked > 6 {
 					t.Errorf("the catalog was asked %d times", asked)
 				}
 			})
