@@ -757,7 +757,8 @@ func WithDatacenter(dc string) Option {
 // WithConfig says how to reach Consul. The default is api.DefaultConfig, which
 // follows CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN and the other variables of
 // Consul's tools. New reads conf and does not change it, nor its Transport and
-// HttpClient. If conf has neither of these, Consul's answers are not
+// HttpClient. If conf has neither of these, runs with the same settings share their
+// connections, which are closed with the last run, and Consul's answers are not
 // compressed: near Consul that is cheaper for both sides. If Consul is far
 // away, give a Transport. A Namespace or Partition other than the default is an
 // error, also from CONSUL_NAMESPACE and CONSUL_PARTITION: agents look for jobs
@@ -773,7 +774,9 @@ func WithConfig(conf *api.Config) Option {
 }
 
 // WithClient uses the caller's client, which may serve any number of runs at
-// once. Its connections stay open after the run. If the client was made for
+// once. Its connections stay open after the run. Make one client for all runs:
+// runs with different clients know nothing of each other, and each client keeps
+// connections of its own. If the client was made for
 // another datacenter than its agent's, give WithDatacenter too. It has to use
 // the default namespace and partition. Much output takes more CPU to read than
 // with WithConfig, as consul/api then decodes it. Given twice, the later value
