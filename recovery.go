@@ -392,6 +392,7 @@ func (s *state) newSession(reason error, now time.Time) {
 	slices.Sort(again)
 	s.waiting = append(again, s.waiting...)
 	s.queue, s.ended = nil, nil
+	s.reach.underWay = false
 	clear(s.open)
 	clear(s.repeats)
 }
