@@ -17,7 +17,7 @@
 // before its node's exit. The server's CPU time is measured over a client's whole
 // run, and again for the same writes without a client. The difference is the
 // client's share. Agents write each key by itself. For 20,000 nodes the writes of
-// 16 nodes share a transaction: with single ones, two busy cores did not keep up.
+// 16 nodes share a transaction: with single ones, two cores do not keep up.
 // The column of the writing shows whether they did.
 //
 // Runs at once: real agents, with Consul's limit of 200 connections of a client.
