@@ -41,8 +41,10 @@ func TestCommand(t *testing.T) {
 			}
 			break
 		}
-		if !sleep(t.Context(), 10*time.Millisecond) {
-			t.Fatal("nobody asks")
+		select {
+		case output := <-ended:
+			t.Fatalf("the command ended without asking, output %q", output)
+		case <-time.After(10 * time.Millisecond):
 		}
 	}
 	output := <-ended

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -57,7 +56,10 @@ func (b *bench) runAtOnce(ctx context.Context, client string) (measurement, erro
 	if left > 0 {
 		m.problems = append(m.problems, fmt.Sprintf("%d sessions are left at the end", left))
 	}
-	return m, err
+	if err != nil {
+		m.problems = append(m.problems, err.Error())
+	}
+	return m, context.Cause(ctx)
 }
 
 // summarizeAtOnce returns the measurement of runs that were begun at once. How
@@ -83,7 +85,7 @@ func (b *bench) summarizeAtOnce(processes []*process) measurement {
 			if r.whole() {
 				behind = append(behind, r.Returned.Sub(r.LastCommand))
 			} else {
-				failed = append(failed, strings.Join(append(r.Problems, r.Err), "; "))
+				failed = append(failed, r.reason())
 			}
 		}
 	}

@@ -59,14 +59,14 @@ func TestSummarizeAtOnce(t *testing.T) {
 			{Started: after(1), LastCommand: after(2), Returned: after(3)},
 			{Started: after(1), LastCommand: after(2), Returned: after(6)},
 			{Started: after(1), LastCommand: after(2), Returned: after(4)},
-			{Started: after(1), LastCommand: after(2), Returned: after(20), Problems: []string{"odd"}, Err: "wrong"},
+			{Started: after(1), LastCommand: after(2), Returned: after(20), Problems: []string{"odd"}, Err: "wrong\ntwice"},
 		}},
 		{cpu: 5 * time.Second, started: after(1), exited: after(5), failure: errors.New("killed")},
 	})
 	if m.whole != 3 || m.allEnded != 19*time.Second || m.behind != 2*time.Second || m.longestBehind != 4*time.Second || m.clientCPU != 3*time.Second {
 		t.Errorf("measured %+v", m)
 	}
-	if want := []string{"1 runs: killed", "1 runs: odd; wrong"}; !slices.Equal(m.problems, want) {
+	if want := []string{"1 runs: killed", "1 runs: odd; wrong; twice"}; !slices.Equal(m.problems, want) {
 		t.Errorf("problems %q, want %q", m.problems, want)
 	}
 }

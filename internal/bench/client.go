@@ -44,6 +44,15 @@ type report struct {
 // whole reports whether the client reported all that happened, and nothing else.
 func (r report) whole() bool { return r.Err == "" && len(r.Problems) == 0 }
 
+// reason says in one line why a report is not whole.
+func (r report) reason() string {
+	reasons := r.Problems
+	if r.Err != "" {
+		reasons = append(reasons, r.Err)
+	}
+	return strings.ReplaceAll(strings.Join(reasons, "; "), "\n", "; ")
+}
+
 // runsAsClient reports whether this process must run consulexec.
 func runsAsClient() bool { return os.Getenv(clientEnv) != "" }
 

@@ -16,9 +16,9 @@
 // report of consulexec: each chunk once, in order, with the right bytes, and
 // before its node's exit. The server's CPU time is measured over a client's whole
 // run, and again for the same writes without a client. The difference is the
-// client's share. Agents write each key by itself. On two cores that is too slow
-// for 20,000 nodes beside server and client, so there the writes of 16 nodes
-// share a transaction.
+// client's share. Agents write each key by itself. For 20,000 nodes the writes of
+// 16 nodes share a transaction: with single ones, two cores do not keep up.
+// The column of the writing shows whether they did.
 //
 // Runs at once: real agents, with Consul's limit of 200 connections of a client.
 // One process has all runs of consulexec, each with a client of its own or all
