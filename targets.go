@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -80,7 +81,7 @@ func (c catalog) targets(ctx context.Context, conf *config) (found targets, err 
 		}
 	}
 	if expression(conf.filter.service) != "" && len(found.names) > 0 {
-		matching, err := c.withService(ctx, conf.filter)
+		matching, err := c.withService(ctx, conf.filter, found.names)
 		if err != nil {
 			return found, err
 		}
@@ -358,44 +359,99 @@ func (c catalog) agents(ctx context.Context) (alive map[string]bool, err error) 
 	return alive, nil
 }
 
-// withService returns the nodes that have a service that passes the filter.
-// Agents match the services' IDs, but the lists of the documented API are by
-// name, and some names fit into no request's path. So it asks for the list that
-// Consul's own pages show: one request, with each node and its services.
-func (c catalog) withService(ctx context.Context, filter nodeFilter) (map[string]bool, error) {
-	var nodes []struct {
-		Node     string
-		PeerName string
-		Services []struct {
-			ID, Service string
-			Tags        []string
-		}
+// maxServiceLists is how many nodes are asked for their services one by one. The
+// list of all nodes has all services and all checks: 15 MB if there are 20,000.
+const maxServiceLists = 64
+
+// A nodeServices is a node of the catalog with its services.
+type nodeServices struct {
+	Node     string
+	PeerName string
+	Services []nodeService
+}
+
+type nodeService struct {
+	ID, Service string
+	Tags        []string
+}
+
+// withService returns those of the nodes that have a service that passes the
+// filter. Agents match the services' IDs.
+func (c catalog) withService(ctx context.Context, filter nodeFilter, names []string) (map[string]bool, error) {
+	nodes, whole, err := c.services(ctx, names)
+	if err == nil && !whole {
+		err = c.hidden(listServices, needServices)
 	}
-	meta, err := c.list(ctx, listServices, needServices, "/v1/internal/ui/nodes", "", &nodes)
 	if err != nil {
 		return nil, err
 	}
-	visible := false
 	found := make(map[string]bool)
 	for _, n := range nodes {
 		if n.PeerName != "" {
 			continue // a node of another cluster
 		}
 		for _, s := range n.Services {
-			visible = visible || s.Service == leaders
 			if s.Service != leaders && filter.matchService(s.ID, s.Tags) {
 				found[n.Node] = true
 			}
 		}
 	}
-	if meta.ResultsFilteredByACLs || !visible {
-		return nil, c.hidden(listServices, needServices)
-	}
 	return found, nil
 }
 
-// list asks for a list and decodes the parts of it that out, a pointer to a
-// slice or a map, has fields for.
+// services returns nodes with their services: these at least. whole is false if
+// the token hides some. Lists by a service's name are no help, as the IDs matter.
+func (c catalog) services(ctx context.Context, names []string) (nodes []nodeServices, whole bool, err error) {
+	if len(names) <= maxServiceLists && !slices.ContainsFunc(names, func(name string) bool { return !fitsPath(name) }) {
+		return c.servicesOfEach(ctx, names)
+	}
+	// The documented lists have no IDs, or are for one node or service each. So it
+	// asks for the list that Consul's own pages show.
+	meta, err := c.list(ctx, listServices, needServices, "/v1/internal/ui/nodes", "", &nodes)
+	if err != nil || meta.ResultsFilteredByACLs {
+		return nil, false, err
+	}
+	for _, n := range nodes {
+		for _, s := range n.Services {
+			whole = whole || s.Service == leaders
+		}
+	}
+	return nodes, whole, nil
+}
+
+// servicesOfEach is services for some nodes, each by a request of its own.
+func (c catalog) servicesOfEach(ctx context.Context, names []string) (nodes []nodeServices, whole bool, err error) {
+	// If the token shows no service at all, nobody knows. Each datacenter has the
+	// service "consul".
+	servers, whole, err := c.instances(ctx, leaders)
+	if err != nil || !whole || len(servers) == 0 {
+		return nil, false, err
+	}
+	nodes = make([]nodeServices, len(names))
+	hidden := make([]bool, len(names))
+	errs := make([]error, len(names))
+	var lists sync.WaitGroup
+	for i, name := range names {
+		lists.Go(func() {
+			var meta *api.QueryMeta
+			var answer struct{ Services []nodeService }
+			meta, errs[i] = c.list(ctx, listServices, needServices, "/v1/catalog/node-services/"+name, "", &answer)
+			if errs[i] == nil {
+				nodes[i], hidden[i] = nodeServices{Node: name, Services: answer.Services}, meta.ResultsFilteredByACLs
+			}
+		})
+	}
+	lists.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return nil, false, err
+		}
+	}
+	return nodes, !slices.Contains(hidden, true), nil
+}
+
+// list asks for a list and decodes the parts of it that out has fields for: a
+// pointer to a slice or a struct.
 func (c catalog) list(ctx context.Context, doing, need, path, filter string, out any) (meta *api.QueryMeta, err error) {
 	op := consul.Operation{Doing: doing, Need: need, Patience: c.patience}
 	err = c.Do(ctx, op, func(ctx context.Context) (err error) {
@@ -403,7 +459,8 @@ func (c catalog) list(ctx context.Context, doing, need, path, filter string, out
 		q.Filter = filter
 		meta, err = c.API.Raw().Query(path, out, q)
 		if err == nil {
-			err = consul.CheckAnswer(meta, reflect.ValueOf(out).Elem().Len() == 0)
+			got := reflect.ValueOf(out).Elem()
+			err = consul.CheckAnswer(meta, got.IsZero() || got.Kind() == reflect.Slice && got.Len() == 0)
 		}
 		return err
 	})

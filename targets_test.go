@@ -3,6 +3,7 @@ package consulexec_test
 import (
 	"errors"
 	"fmt"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -20,10 +21,18 @@ func TestCatalogHidden(t *testing.T) {
 	for name, fault := range map[string]exectest.Fault{
 		"empty lists": {Match: exectest.Path("GET", "/v1/health/"), Do: exectest.FilteredByACLs},
 		"denied":      {Match: exectest.Path("GET", "/v1/health/"), Do: exectest.Denied},
-		"services":    {Match: exectest.Path("GET", "/v1/internal/ui/nodes"), Do: exectest.FilteredByACLs},
+		"services":    {Match: exectest.Path("GET", "/v1/catalog/node-services/"), Do: exectest.FilteredByACLs},
+		"no service":  {Match: exectest.Path("GET", "/v1/health/service/"), Do: exectest.Respond(200, "[]")},
+		"many nodes":  {Match: exectest.Path("GET", "/v1/internal/ui/nodes"), Do: exectest.FilteredByACLs},
 	} {
 		t.Run(name, func(t *testing.T) {
-			runtest.Bubble(t, []exectest.Option{runtest.Node("a", runtest.Up, exectest.WithService("web")), runtest.Node("b", runtest.Up)}, func(t *testing.T, srv *exectest.Server) {
+			nodes := []exectest.Option{runtest.Node("a", runtest.Up, exectest.WithService("web")), runtest.Node("b", runtest.Up)}
+			if name == "many nodes" {
+				for i := range 63 {
+					nodes = append(nodes, runtest.Node(fmt.Sprint("n-", i), runtest.Up))
+				}
+			}
+			runtest.Bubble(t, nodes, func(t *testing.T, srv *exectest.Server) {
 				srv.Fault(fault)
 				start := time.Now()
 				_, result, err := runtest.Execute(t, srv.Client(), "x", consulexec.WithService("web"), consulexec.WithWait(4*time.Second))

@@ -117,7 +117,7 @@ func TestToken(t *testing.T) {
 					t.Errorf("error %v, log\n%s", err, log)
 				}
 				w.check(t, secret, "/v1/session/create", "/v1/session/info/", "/v1/session/destroy/", "/v1/kv/", "/v1/txn", "/v1/event/fire/",
-					"/v1/health/state/any", "/v1/catalog/nodes", "/v1/health/service/web", "/v1/internal/ui/nodes", "/v1/coordinate/datacenters")
+					"/v1/health/state/any", "/v1/catalog/nodes", "/v1/health/service/web", "/v1/catalog/node-services/", "/v1/coordinate/datacenters")
 			})
 		})
 	}

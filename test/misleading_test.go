@@ -249,7 +249,7 @@ func TestServicesHidden(t *testing.T) {
 	t.Parallel()
 	nodes := []exectest.Option{exectest.Node("a", exectest.WithService("web"))}
 	runtest.Bubble(t, nodes, func(t *testing.T, srv *exectest.Server) {
-		srv.Fault(exectest.Fault{Match: exectest.Path("GET", "/v1/internal/ui/nodes"), Do: exectest.FilteredByACLs})
+		srv.Fault(exectest.Fault{Match: exectest.Path("GET", "/v1/catalog/node-services/"), Do: exectest.FilteredByACLs})
 		rec, result, err := runtest.Execute(t, srv.Client(), "true", consulexec.WithNodes("a", "absent"), consulexec.WithService("web"))
 		if got, want := runtest.States(result), "a: exit 0, absent: no response"; err != nil || got != want || rec.Count("no-response") != 1 {
 			t.Errorf("states %s, error %v, %d calls of OnNoResponse, want %s and 1", got, err, rec.Count("no-response"), want)

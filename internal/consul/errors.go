@@ -86,10 +86,15 @@ func saysTooMuch(err error) bool {
 // http_max_conns_per_client.
 const tooManyConnections = "too many concurrent connections"
 
-// isReset reports whether an established connection broke.
+// isReset reports whether an established connection broke. Of one on which an
+// answer came before the request had been made, net/http says so by a text only.
 func isReset(err error) bool {
 	var broken *net.OpError
-	return errors.As(err, &broken) && (broken.Op == "read" || broken.Op == "write") && !broken.Timeout()
+	if errors.As(err, &broken) {
+		return (broken.Op == "read" || broken.Op == "write") && !broken.Timeout()
+	}
+	var request *url.Error
+	return errors.As(err, &request) && containsAny(request.Err.Error(), "readLoopPeekFailLocked", "server closed idle connection")
 }
 
 // NotSent reports whether a request that failed certainly had no effect, so
