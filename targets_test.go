@@ -3,7 +3,6 @@ package consulexec_test
 import (
 	"errors"
 	"fmt"
-	"fmt"
 	"net/http"
 	"slices"
 	"strings"
