@@ -3,6 +3,7 @@ package consulexec_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -21,7 +22,11 @@ func TestCatalogHidden(t *testing.T) {
 		"empty lists": {Match: exectest.Path("GET", "/v1/health/"), Do: exectest.FilteredByACLs},
 		"denied":      {Match: exectest.Path("GET", "/v1/health/"), Do: exectest.Denied},
 		"services":    {Match: exectest.Path("GET", "/v1/catalog/node-services/"), Do: exectest.FilteredByACLs},
-		"no service":  {Match: exectest.Path("GET", "/v1/health/service/"), Do: exectest.Respond(200, "[]")},
+		"no service":  {Match: exectest.Path("GET", "/v1/health/service/"), Do: func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+			w.Header().Set("X-Consul-Index", "5")
+			w.Header().Set("X-Consul-KnownLeader", "true")
+			io.WriteString(w, "[]")
+		}},
 		"many nodes":  {Match: exectest.Path("GET", "/v1/internal/ui/nodes"), Do: exectest.FilteredByACLs},
 	} {
 		t.Run(name, func(t *testing.T) {
