@@ -22,12 +22,13 @@ func TestCatalogHidden(t *testing.T) {
 		"empty lists": {Match: exectest.Path("GET", "/v1/health/"), Do: exectest.FilteredByACLs},
 		"denied":      {Match: exectest.Path("GET", "/v1/health/"), Do: exectest.Denied},
 		"services":    {Match: exectest.Path("GET", "/v1/catalog/node-services/"), Do: exectest.FilteredByACLs},
-		"no service":  {Match: exectest.Path("GET", "/v1/health/service/"), Do: func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+		"no service": {Match: exectest.Path("GET", "/v1/health/service/"), Do: func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 			w.Header().Set("X-Consul-Index", "5")
+			w.Header().Set("X-Consul-LastContact", "0")
 			w.Header().Set("X-Consul-KnownLeader", "true")
 			io.WriteString(w, "[]")
 		}},
-		"many nodes":  {Match: exectest.Path("GET", "/v1/internal/ui/nodes"), Do: exectest.FilteredByACLs},
+		"many nodes": {Match: exectest.Path("GET", "/v1/internal/ui/nodes"), Do: exectest.FilteredByACLs},
 	} {
 		t.Run(name, func(t *testing.T) {
 			nodes := []exectest.Option{runtest.Node("a", runtest.Up, exectest.WithService("web")), runtest.Node("b", runtest.Up)}
