@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -377,16 +378,23 @@ func runID() string {
 	return fmt.Sprintf("%08x-0000-0000-0000-%012x", os.Getpid(), rand.Int64N(1<<48))
 }
 
-// eachShell runs a test with each shell; with -short, with /bin/sh only.
+// eachShell runs a test with each shell. With -short and with the race detector it
+// takes /bin/sh only: the detector sees the Go code, which is the same for all.
 func eachShell(t *testing.T, test func(t *testing.T, sh nodeShell)) {
 	t.Parallel()
 	found := shells(t)
-	if testing.Short() {
+	if testing.Short() || underRace() {
 		found = found[:1]
 	}
 	for _, sh := range found {
 		t.Run(sh.name, func(t *testing.T) { test(t, sh) })
 	}
+}
+
+// underRace reports whether the tests were built with the race detector.
+func underRace() bool {
+	info, ok := debug.ReadBuildInfo()
+	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
 // onLinux is a command for Linux, and nothing for others.

@@ -143,6 +143,7 @@ func FuzzWrap(f *testing.F) {
 	}
 	cat := look("cat")
 	f.Fuzz(func(t *testing.T, text string) {
+		t.Parallel()
 		a := newAgent(t)
 		sh := nodeShell{"sh", "/bin/sh"}
 		var checks []func()
