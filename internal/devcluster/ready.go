@@ -175,7 +175,7 @@ func (c *Cluster) checkMembers(a *agent, query *api.QueryOptions) error {
 }
 
 // checkCatalog returns an error unless the agent's node is in the catalog with
-// its services, and its serfHealth check passes.
+// its services and what its agent says of itself, and its serfHealth check passes.
 func checkCatalog(a *agent, query *api.QueryOptions) error {
 	checks, _, err := a.client.Health().Node(a.node.Name, query)
 	if err != nil {
@@ -194,6 +194,9 @@ func checkCatalog(a *agent, query *api.QueryOptions) error {
 	}
 	if node == nil {
 		return errors.New("the node is missing")
+	}
+	if len(node.Node.TaggedAddresses) == 0 {
+		return errors.New("the agent has not registered its addresses yet") // the leader has put the node there
 	}
 	for _, s := range a.node.Services {
 		if node.Services[s.ID] == nil {
