@@ -240,6 +240,7 @@ type run struct {
 	targets        *Event         // EventTargets until it is reported, or nil
 	submitted      bool           // whether OnSubmit was called
 	submittedAt    time.Time      // when it was
+	found          chan sighting  // what the catalog says of silent nodes
 	turn           *consul.Turn   // for the next event, or nil
 	uncertain      uncertainty
 	discoveryErr   error
@@ -565,7 +566,7 @@ func (r *run) enqueue(names []string) error {
 // timeout it asks for a fresh listing: what counts is that Consul had nothing,
 // not that nothing had arrived here.
 func (r *run) follow() error {
-	found := make(chan sighting)
+	r.found = make(chan sighting)
 	r.tasks.Go(func() { r.reader.Run(r.ctx) })
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -583,12 +584,12 @@ func (r *run) follow() error {
 			if err := r.dispatch(); err != nil {
 				return err
 			}
-			if due := r.state.due(); !due.IsZero() && !time.Now().Before(due) {
+			if r.isDue(time.Now()) {
 				r.reader.Refresh() // and the listing sets the timer
 			} else {
 				r.setTimer(timer)
 			}
-		case sighting := <-found:
+		case sighting := <-r.found:
 			r.state.sighted(sighting)
 			r.setTimer(timer)
 		case b := <-r.reader.Out:
@@ -602,9 +603,6 @@ func (r *run) follow() error {
 			if err := r.endListing(b); err != nil {
 				return err
 			}
-			if silent := r.state.lookUp(b.Listed, time.Now()); silent != nil {
-				r.lookUp(silent, found)
-			}
 			if r.state.done(b.Listed) {
 				return r.verdict()
 			}
@@ -612,6 +610,12 @@ func (r *run) follow() error {
 			r.setTimer(timer)
 		}
 	}
+}
+
+// isDue reports whether the run may have to act on what has not come.
+func (r *run) isDue(now time.Time) bool {
+	due := r.state.due(now)
+	return !due.IsZero() && !now.Before(due)
 }
 
 // setTimer sets the timer to the next time at which the run has to act by itself.
@@ -626,7 +630,7 @@ func (r *run) setTimer(timer *time.Timer) {
 // wakeAt returns when to look at the timeouts and at an uncertain event again, or
 // zero if that depends on the turn of an event.
 func (r *run) wakeAt() time.Time {
-	at := r.state.due()
+	at := r.state.due(time.Now())
 	waits := len(r.uncertain.names) > 0 || len(r.state.queue) > 0 && r.turn == nil
 	if waits && (at.IsZero() || r.uncertain.notBefore.Before(at)) {
 		at = r.uncertain.notBefore
@@ -654,6 +658,12 @@ func (r *run) endListing(b reader.Batch) error {
 	}
 	if b.Outage > 0 {
 		r.state.pause(b.Outage, time.Now())
+	}
+	if r.state.isQuiet(b.Listed) {
+		return r.dispatch()
+	}
+	if silent := r.state.lookUp(b.Listed, time.Now()); silent != nil {
+		r.lookUp(silent)
 	}
 	if err := r.giveUp(b.Listed); err != nil {
 		return err

@@ -96,6 +96,7 @@ type sighting struct {
 // sighted records what the catalog says. If it could not be asked, what it has
 // said before may be out of date.
 func (s *state) sighted(found sighting) {
+	s.stir()
 	s.reach.underWay = false
 	s.reach.off = errors.Is(found.err, ErrPermissionDenied)
 	for _, n := range s.nodes {
@@ -118,9 +119,9 @@ func (s *state) sighted(found sighting) {
 	}
 }
 
-// lookUp looks silent nodes up on a goroutine of its own, which sends what it
-// finds to found.
-func (r *run) lookUp(names []string, found chan<- sighting) {
+// lookUp looks silent nodes up on a goroutine of its own.
+func (r *run) lookUp(names []string) {
+	found := r.found
 	r.tasks.Go(func() {
 		if _, err := r.consul.Pool.MayHold(r.ctx); err != nil {
 			return

@@ -393,6 +393,7 @@ func (s *state) newSession(reason error, now time.Time) {
 	s.waiting = append(again, s.waiting...)
 	s.queue, s.ended = nil, nil
 	s.reach.underWay = false
+	s.stir()
 	clear(s.open)
 	clear(s.repeats)
 }

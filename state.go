@@ -33,6 +33,7 @@ type state struct {
 	aliases      map[string]string // how agents spell names of nodes, and how the catalog does
 	known        bool              // whether the expected nodes are known
 	reach        reach
+	quietUntil   time.Time      // nothing is due before, or zero if that is not known
 	waiting      []string       // expected nodes that are in no dispatch yet, in order
 	queue        []firing       // events that have not gone out yet, in order
 	open         map[string]int // the nodes of each dispatch that may take the job from it
@@ -235,6 +236,7 @@ func (s *state) nextEvent() firing {
 // says why it may not have.
 func (s *state) dispatched(f firing, at time.Time, err error) {
 	s.lastNews = at
+	s.stir()
 	if err != nil {
 		s.dispatchErr = err
 	}
@@ -273,6 +275,7 @@ func (s *state) leave(n *node) {
 	default:
 		return
 	}
+	s.stirIfIdle()
 	s.leaveDispatch(n.dispatch)
 }
 
@@ -335,6 +338,9 @@ func (s *state) ack(name, dispatch string, now time.Time) bool {
 	n.streams = []*stream{s.newStream(dispatch)}
 	s.running++
 	s.taken++
+	if due := now.Add(min(s.lostTimeout, s.agentWait())); due.Before(s.quietUntil) {
+		s.quietUntil = due
+	}
 	return true
 }
 
@@ -443,6 +449,7 @@ func (s *state) exit(name string, code int, note runner.Note, now time.Time) boo
 		n.reason = also(n.reason, errIncomplete)
 	}
 	s.running--
+	s.stirIfIdle()
 	s.exited++
 	if code != 0 || n.TimedOut {
 		s.failures++
@@ -465,6 +472,7 @@ func (s *state) lose(name string, reason error, now time.Time) error {
 	n.streams = nil
 	s.lost++
 	s.running--
+	s.stirIfIdle()
 	s.failures++
 	return s.failure(name)
 }
@@ -706,14 +714,31 @@ func (s *state) deadline() time.Time {
 	return next
 }
 
-// due returns when a fresh listing is needed if no record comes, or zero if that
-// depends on the queue: the deadline, or when silent nodes are looked up.
-func (s *state) due() time.Time {
-	due, lookUp := s.deadline(), s.nextLookUp()
-	if due.IsZero() || !lookUp.IsZero() && lookUp.Before(due) {
-		return lookUp
+// due returns when to look at the nodes again if no record comes, or zero if that
+// depends on the queue: at the deadline, or when silent nodes are looked up. It may
+// be too early, as it looks at all nodes only when that time has come.
+func (s *state) due(now time.Time) time.Time {
+	if s.recovery > 0 || !now.Before(s.quietUntil) {
+		s.quietUntil = s.deadline()
+		if lookUp := s.nextLookUp(); s.quietUntil.IsZero() || !lookUp.IsZero() && lookUp.Before(s.quietUntil) {
+			s.quietUntil = lookUp
+		}
 	}
-	return due
+	return s.quietUntil
+}
+
+// isQuiet reports whether no node can have been silent for too long at the time of
+// a listing.
+func (s *state) isQuiet(listed time.Time) bool { return s.recovery == 0 && listed.Before(s.quietUntil) }
+
+// stir records that something may be due earlier than was known.
+func (s *state) stir() { s.quietUntil = time.Time{} }
+
+// stirIfIdle does that if only silence can end the run from now on.
+func (s *state) stirIfIdle() {
+	if s.running == 0 && s.unacked == 0 {
+		s.stir()
+	}
 }
 
 // sent reports whether an event went out, or may have.

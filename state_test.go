@@ -2,6 +2,7 @@ package consulexec
 
 import (
 	"errors"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -497,6 +498,56 @@ func giveUp(s *state, listed time.Time) (noResponse []string, silent []*node) {
 		}
 		if again == nil {
 			return noResponse, silent
+		}
+	}
+}
+
+// TestStateDue does at random what happens to a run. What is due is never later
+// than a look at all nodes says.
+func TestStateDue(t *testing.T) {
+	for seed := range uint64(300) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		options := []Option{WithWait(time.Second), WithAckTimeout(time.Duration(1+rng.IntN(10)) * time.Second), WithLostTimeout(time.Duration(2+rng.IntN(20)) * time.Second)}
+		s := newState(testConfig(t, options...))
+		names := []string{"a", "b", "c", "d"}
+		if rng.IntN(3) > 0 {
+			s.expect(names)
+		}
+		now := time.Now()
+		for step := range 60 {
+			now = now.Add(time.Duration(rng.IntN(1500)) * time.Millisecond)
+			name := names[rng.IntN(len(names))]
+			switch rng.IntN(9) {
+			case 0:
+				dispatchTo(s, s.next(), now, nil)
+			case 1, 2:
+				s.ack(name, "", now)
+			case 3:
+				s.output(name, "", nil, now)
+			case 4:
+				s.exit(name, 0, "", now)
+			case 5:
+				giveUp(s, now)
+			case 6:
+				s.lose(name, errors.New("gone"), now)
+			case 7:
+				if s.lookUp(now, now) != nil {
+					s.sighted(sighting{failed: []string{name}})
+				}
+			case 8:
+				s.pause(time.Second, now)
+			}
+			got := s.due(now)
+			want := s.deadline()
+			if lookUp := s.nextLookUp(); want.IsZero() || !lookUp.IsZero() && lookUp.Before(want) {
+				want = lookUp
+			}
+			if !want.IsZero() && got.After(want) {
+				t.Fatalf("seed %d, step %d: due %v too late", seed, step, got.Sub(want))
+			}
+			if again, final, silent := s.overdue(now); s.isQuiet(now) && len(again)+len(final)+len(silent) > 0 {
+				t.Fatalf("seed %d, step %d: quiet although nodes are overdue", seed, step)
+			}
 		}
 	}
 }
