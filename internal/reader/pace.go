@@ -21,7 +21,7 @@ const (
 	minPause = 5 * time.Millisecond
 
 	// maxPause is how long the end of a node may go unnoticed to save listings.
-	maxPause = 750 * time.Millisecond
+	maxPause = 500 * time.Millisecond
 )
 
 // pacer spaces listings out, so that they take a small part of the time however

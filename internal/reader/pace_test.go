@@ -16,7 +16,7 @@ func TestPacer(t *testing.T) {
 		{10, 18, 1_900, 2_100, 60 * time.Millisecond},
 		{3_000, 10, 1_230, 1_280, 100 * time.Millisecond},
 		{35_000, 2, 245, 255, 500 * time.Millisecond},
-		{200_000, 0, 130, 140, time.Second},
+		{200_000, 0, 195, 205, 600 * time.Millisecond},
 	} {
 		var p pacer
 		var longest time.Duration
