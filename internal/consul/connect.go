@@ -24,7 +24,8 @@ type Connection struct {
 // settings tell pools apart.
 type settings struct {
 	address, tls string
-	transport    any // the caller's, or nil
+	callers      any  // the caller's transport, or nil
+	isCallers    bool // it serves as it is
 }
 
 // Given returns the connection of the caller's client.
@@ -78,7 +79,7 @@ func Connect(given *api.Config) (*Connection, error) {
 		callers = client
 	}
 	c := &Connection{Client: client, Datacenter: conf.Datacenter, transport: transport}
-	c.key = settings{conf.Scheme + "://" + conf.Address, describeTLS(conf.TLSConfig), callers}
+	c.key = settings{conf.Scheme + "://" + conf.Address + conf.PathPrefix, describeTLS(conf.TLSConfig), callers, transport == nil}
 	if transport != nil {
 		conf.HttpClient.Transport = c
 	}

@@ -47,6 +47,7 @@ func TestPoolShared(t *testing.T) {
 	}{
 		{"the same", func() *Connection { return connect(nil) }, func() *Connection { return connect(&api.Config{Token: "t", Datacenter: "dc2"}) }, true},
 		{"another address", func() *Connection { return connect(nil) }, func() *Connection { return connect(&api.Config{Address: "consul.example:80"}) }, false},
+		{"another path", func() *Connection { return connect(&api.Config{Address: "http://lb.example/a"}) }, func() *Connection { return connect(&api.Config{Address: "http://lb.example/b"}) }, false},
 		{"another scheme", func() *Connection { return connect(nil) }, func() *Connection { return connect(&api.Config{Scheme: "https"}) }, false},
 		{"other TLS settings", func() *Connection { return connect(&api.Config{Scheme: "https"}) },
 			func() *Connection {
