@@ -36,33 +36,14 @@ func Given(client *api.Client) *Connection { return &Connection{Client: client, 
 // client. The client serves WithBody.
 func Connect(given *api.Config) (*Connection, error) {
 	conf := api.DefaultConfig()
-	transport := conf.Transport
+	transport, callers := conf.Transport, any(nil)
 	// The agent is on this machine or near. Compression takes CPU on both sides
 	// and saves bytes that cost little there.
 	transport.DisableCompression = true
 	transport.MaxIdleConnsPerHost = maxHeld + maxInFlight
-	var callers any
 	if given != nil {
 		*conf = *given // api.NewClient fills in its argument
-		switch {
-		case given.HttpClient != nil:
-			client := *given.HttpClient
-			if client.Transport == nil {
-				client.Transport = http.DefaultTransport
-			}
-			conf.HttpClient, transport, callers = &client, nil, client.Transport
-		case given.Transport == nil:
-			conf.Transport = transport
-		case reflect.ValueOf(given.TLSConfig).IsZero() && reflect.ValueOf(api.DefaultConfig().TLSConfig).IsZero():
-			// The caller's transport serves as it is, connections included.
-			conf.HttpClient, transport, callers = &http.Client{Transport: given.Transport}, nil, given.Transport
-		case given.Transport.TLSClientConfig == nil:
-			// api.NewClient writes the TLS settings into the transport.
-			transport, callers = copyTransport(given.Transport), given.Transport
-			conf.Transport = transport
-		default:
-			transport, callers = nil, given.Transport
-		}
+		transport, callers = useTransport(conf, transport)
 	}
 	client, err := api.NewClient(conf)
 	if err != nil {
@@ -85,6 +66,34 @@ func Connect(given *api.Config) (*Connection, error) {
 	}
 	InterceptBodies(conf.HttpClient)
 	return c, nil
+}
+
+// useTransport decides which transport serves a caller's config: own, a copy of
+// the caller's, or the caller's, which is not returned as ours. callers is the
+// caller's, if it has one.
+func useTransport(conf *api.Config, own *http.Transport) (ours *http.Transport, callers any) {
+	given := conf.Transport
+	switch {
+	case conf.HttpClient != nil:
+		client := *conf.HttpClient
+		if client.Transport == nil {
+			client.Transport = http.DefaultTransport
+		}
+		conf.HttpClient = &client
+		return nil, client.Transport
+	case given == nil:
+		conf.Transport = own
+		return own, nil
+	case reflect.ValueOf(conf.TLSConfig).IsZero() && reflect.ValueOf(api.DefaultConfig().TLSConfig).IsZero():
+		// It serves as it is, connections included.
+		conf.HttpClient = &http.Client{Transport: given}
+		return nil, given
+	case given.TLSClientConfig == nil:
+		// api.NewClient writes the TLS settings into the transport.
+		conf.Transport = copyTransport(given)
+		return conf.Transport, given
+	}
+	return nil, given
 }
 
 // describeTLS returns a text that differs for settings that differ, and for files
