@@ -356,7 +356,7 @@ func (r *run) prepare() error {
 		}
 		found, discoveryErr = catalog{Client: r.consul}.targets(ctx, r.config)
 	})
-	err := r.openSession()
+	err := r.createSession(r.ctx)
 	if err == nil {
 		err = r.dispatcher.prepare(r.ctx)
 	}
@@ -414,12 +414,7 @@ func (r *run) expect(found targets, err error) error {
 	return nil
 }
 
-// openSession opens the session and begins to renew it.
-func (r *run) openSession() error {
-	return r.createSession(r.ctx)
-}
-
-// createSession creates the session, unless ctx ends first.
+// createSession creates the session, unless ctx ends first, and begins to renew it.
 func (r *run) createSession(ctx context.Context) error {
 	session, mayHaveOrphans, err := createJobSession(ctx, r.consul, r.sessionName())
 	r.mayHaveOrphans, r.awaitOrphan = r.mayHaveOrphans || mayHaveOrphans, err != nil

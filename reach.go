@@ -135,6 +135,7 @@ func (s *state) sighted(found sighting) {
 func (r *run) lookUp(names []string) {
 	found := r.found
 	r.tasks.Go(func() {
+		// If runs may not hold a connection, this takes a turn as a listing does.
 		if _, err := r.consul.Pool.MayHold(r.ctx); err != nil {
 			return
 		}
