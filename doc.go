@@ -170,7 +170,7 @@
 // Consul with the same settings, or with the same client of [WithClient], share
 // three things. Clients that New makes share their connections, which are closed
 // with the last run. A run holds one connection while it waits for news, and
-// further requests are made 32 at a time. If more than 50 runs are under way, or
+// further requests are made 32 at a time, besides renewals. If more than 50 runs are under way, or
 // Consul has refused a connection, none is held: the runs list in turn, together
 // at most 250 times a second. And the events of all go out in turn, at the pace of
 // gossip, some twenty a second: a run asks for one turn at a time, so a large run

@@ -24,11 +24,14 @@ import (
 // them.
 const cleanUpTimeout = 4500 * time.Millisecond
 
+// turnLife is how long a run may take to use the turn of its first event. If Consul
+// keeps it waiting for longer, others wait too, and all would fire at once.
+const turnLife = time.Second
+
 // An Exec is one command for the nodes of a cluster. It runs once.
 type Exec struct {
 	config *config
 	id     string
-	turn   *consul.Turn // for its first event, if somebody has waited for that
 
 	started atomic.Bool
 	done    chan struct{} // closed when the fields below are final
@@ -254,7 +257,6 @@ func newRun(ctx context.Context, e *Exec, listen listener) *run {
 		config: e.config,
 		id:     e.id,
 		consul: e.newClient(e.config.connection.Open(), log),
-		turn:   e.turn,
 		log:    log,
 		listen: listen,
 		began:  time.Now(),
@@ -338,13 +340,10 @@ func (r *run) main() error {
 // begin as gossip can carry their events. Then it opens the session and writes the
 // job. Meanwhile it asks the catalog which nodes to expect.
 func (r *run) prepare() error {
-	if r.turn == nil {
-		r.turn = r.askTurn(r.config.firstEventSize())
+	if err := r.awaitTurn(); err != nil {
+		return err
 	}
-	if !r.turn.Wait(r.ctx) {
-		r.turn = nil
-		return consul.ContextError(r.ctx)
-	}
+	came := time.Now()
 	ctx, cancel := context.WithCancel(r.ctx)
 	defer cancel()
 	var found targets
@@ -357,7 +356,7 @@ func (r *run) prepare() error {
 		}
 		found, discoveryErr = catalog{Client: r.consul}.targets(ctx, r.config)
 	})
-	err := r.openSession()
+	err := r.createSession(r.ctx)
 	if err == nil {
 		err = r.dispatcher.prepare(r.ctx)
 	}
@@ -368,7 +367,27 @@ func (r *run) prepare() error {
 	if err != nil {
 		return err
 	}
-	return r.expect(found, discoveryErr)
+	if err := r.expect(found, discoveryErr); err != nil {
+		return err
+	}
+	if time.Since(came) > turnLife {
+		r.turn = nil // its time has passed unused
+	}
+	return r.awaitTurn()
+}
+
+// awaitTurn waits for the turn of the first event, unless it has come.
+func (r *run) awaitTurn() error {
+	if r.turn == nil {
+		r.turn = r.askTurn(r.config.firstEventSize())
+	}
+	r.onTurn(true)
+	if !r.turn.Wait(r.ctx) {
+		r.turn = nil
+		return consul.ContextError(r.ctx)
+	}
+	r.onTurn(false)
+	return nil
 }
 
 // expect sets the expected nodes, or the reason why they are not known.
@@ -395,12 +414,7 @@ func (r *run) expect(found targets, err error) error {
 	return nil
 }
 
-// openSession opens the session and begins to renew it.
-func (r *run) openSession() error {
-	return r.createSession(r.ctx)
-}
-
-// createSession creates the session, unless ctx ends first.
+// createSession creates the session, unless ctx ends first, and begins to renew it.
 func (r *run) createSession(ctx context.Context) error {
 	session, mayHaveOrphans, err := createJobSession(ctx, r.consul, r.sessionName())
 	r.mayHaveOrphans, r.awaitOrphan = r.mayHaveOrphans || mayHaveOrphans, err != nil
@@ -497,6 +511,7 @@ func (r *run) dispatch() error {
 			return err
 		}
 		r.state.dispatched(next, time.Now(), uncertain)
+		r.onTurn(len(r.state.queue) > 0)
 		if r.ctx.Err() != nil {
 			return uncertain
 		}

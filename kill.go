@@ -8,20 +8,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/consulexec/consulexec/internal/consul"
 	"github.com/consulexec/consulexec/internal/runner"
 )
 
-const (
-	// killTimeout bounds the run that ends commands: gossip takes 0.2 s, a
-	// command has 5 s to end by itself, and the killer gives up 9 s after its
-	// start.
-	killTimeout = 15 * time.Second
-
-	// killNodeTimeout is added to it for each node: many names take many
-	// events, of at least ten names each.
-	killNodeTimeout = maxEventSize * consul.EventByteCost / 10
-)
+// killTimeout bounds the run that ends commands, from its first event on and from
+// its last: gossip takes 0.2 s, a command has 5 s to end by itself, and the killer
+// gives up 9 s after its start.
+const killTimeout = 15 * time.Second
 
 // kill ends the run's commands and returns err. If some may still run, the error
 // says so; if err is nil, as after a panic, only the log does.
@@ -49,13 +42,9 @@ func (r *run) endCommands() error {
 	if !r.state.sent() || r.state.known && len(names) == 0 {
 		return nil // the job was dispatched to nobody
 	}
-	// The time begins with the turn of the first event, however many runs have
-	// commands to end.
-	turn := r.askTurn(maxEventSize)
-	turn.Wait(context.WithoutCancel(r.caller))
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.caller), killTimeout+time.Duration(len(names))*killNodeTimeout)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(r.caller))
 	defer cancel()
-	result, err := r.runKiller(ctx, names, turn)
+	result, err := r.runKiller(ctx, cancel, names)
 	var errs []error
 	switch {
 	case ctx.Err() != nil:
@@ -78,10 +67,10 @@ func (r *run) endCommands() error {
 	return errors.Join(errs...)
 }
 
-// runKiller runs the killer on the nodes with these names, with the turn of its
-// first event. If the expected
-// nodes are not known, it addresses the nodes by the run's own filter.
-func (r *run) runKiller(ctx context.Context, names []string, turn *consul.Turn) (*Result, error) {
+// runKiller runs the killer on the nodes with these names. If the expected nodes
+// are not known, it addresses the nodes by the run's own filter. It calls tooLate
+// when the time is over.
+func (r *run) runKiller(ctx context.Context, tooLate func(), names []string) (*Result, error) {
 	options := []Option{WithArgs(runner.End(r.id).Args...), withConnection(r.connection), WithPrefix(r.prefix), WithLogger(r.logger)}
 	if r.datacenter != "" {
 		options = append(options, WithDatacenter(r.datacenter))
@@ -102,11 +91,22 @@ func (r *run) runKiller(ctx context.Context, names []string, turn *consul.Turn) 
 			return nil
 		})
 	}
+	// No time passes while events wait for their turn, however many runs have
+	// commands to end.
+	timer := time.AfterFunc(killTimeout, tooLate)
+	defer timer.Stop()
+	options = append(options, func(c *config) error {
+		c.onTurn = func(waits bool) {
+			if timer.Stop(); !waits {
+				timer.Reset(killTimeout)
+			}
+		}
+		return nil
+	})
 	e, err := New("", options...)
 	if err != nil {
 		return nil, err
 	}
-	e.turn = turn
 	r.log.Debug("ending commands", "nodes", len(names), "by", e.id)
 	return e.Run(ctx)
 }

@@ -2,8 +2,12 @@ package consulexec_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -186,4 +190,40 @@ func TestKillInAllDatacenters(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestKillMany cancels runs on many nodes at once. Their killers take turns with
+// many events each.
+func TestKillMany(t *testing.T) {
+	const runs, count = 10, 200
+	k := new(killable)
+	var nodes []exectest.Option
+	var want []string
+	for i := range count {
+		name := fmt.Sprintf("%x", sha256.Sum256([]byte{byte(i)}))[:24] // names that share nothing
+		nodes = append(nodes, runtest.Node(name, k.run))
+		want = append(want, slices.Repeat([]string{name}, runs)...)
+	}
+	slices.Sort(want)
+	runtest.Bubble(t, nodes, func(t *testing.T, srv *exectest.Server) {
+		ctx, cancel := context.WithCancel(t.Context())
+		client := srv.Client()
+		var calls sync.WaitGroup
+		for range runs {
+			calls.Go(func() {
+				e, err := consulexec.New("x", consulexec.WithClient(client), consulexec.WithKillOnCancel())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if _, err = e.Run(ctx); !errors.Is(err, context.Canceled) || strings.Contains(err.Error(), "may still run") {
+					t.Errorf("error %.200v", err)
+				}
+			})
+		}
+		time.Sleep(10 * time.Second)
+		cancel()
+		calls.Wait()
+		k.check(t, want...)
+	})
 }

@@ -74,6 +74,7 @@ type config struct {
 	capture  int
 	logger   *slog.Logger
 	handlers handlers
+	onTurn   func(waits bool) // called when events begin to wait for their turn, and when none does any more
 }
 
 // newConfig applies the options to the defaults. It returns everything that is
@@ -86,6 +87,7 @@ func newConfig(command string, options []Option) (*config, []error) {
 		prefix:     defaultPrefix,
 		logger:     slog.New(slog.DiscardHandler),
 		handlers:   make(handlers),
+		onTurn:     func(bool) {},
 	}
 	var errs []error
 	for i, option := range options {

@@ -1,11 +1,13 @@
 package consulexec
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/url"
 	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -27,9 +29,9 @@ const (
 	maxAgentWait = 10 * time.Second
 	agentGrace   = time.Second
 
-	// maxLookedUp is how many silent nodes are looked up one by one. If there are
-	// more, the run only asks which agents have failed, and not which are gone from
-	// the catalog.
+	// maxLookedUp is how many silent nodes are looked up one by one, to see whether
+	// they are gone from the catalog. Of the others the run only sees which have
+	// failed.
 	maxLookedUp = 8
 )
 
@@ -68,7 +70,8 @@ func (s *state) nextLookUp() (next time.Time) {
 }
 
 // lookUp returns the nodes that are looked up because they had been silent at the
-// time of a listing, sorted by name.
+// time of a listing. Those that were gone come first, as they may be back. The
+// others are sorted by name.
 func (s *state) lookUp(listed, now time.Time) []string {
 	if !s.mayLookUp() {
 		return nil
@@ -81,9 +84,18 @@ func (s *state) lookUp(listed, now time.Time) []string {
 	}
 	if names != nil {
 		s.reach.underWay, s.reach.at = true, now
-		slices.Sort(names)
+		slices.SortFunc(names, func(a, b string) int {
+			return cmp.Or(cmp.Compare(s.lookUpRank(a), s.lookUpRank(b)), strings.Compare(a, b))
+		})
 	}
 	return names
+}
+
+func (s *state) lookUpRank(name string) int {
+	if s.nodes[name].unreachable == errGone {
+		return 0
+	}
+	return 1
 }
 
 // A sighting is what the catalog says of agents.
@@ -123,6 +135,7 @@ func (s *state) sighted(found sighting) {
 func (r *run) lookUp(names []string) {
 	found := r.found
 	r.tasks.Go(func() {
+		// If runs may not hold a connection, this takes a turn as a listing does.
 		if _, err := r.consul.Pool.MayHold(r.ctx); err != nil {
 			return
 		}
@@ -134,8 +147,7 @@ func (r *run) lookUp(names []string) {
 	})
 }
 
-// look finds out which agents have failed, and which of these nodes are gone, if
-// they are few.
+// look finds out which agents have failed, and which of the first nodes are gone.
 func (c catalog) look(ctx context.Context, names []string) (found sighting) {
 	const doing = "look up silent nodes"
 	var checks []struct{ Node string }
@@ -146,11 +158,8 @@ func (c catalog) look(ctx context.Context, names []string) (found sighting) {
 		found.failed = append(found.failed, check.Node)
 	}
 	names = slices.DeleteFunc(names, func(name string) bool { return slices.Contains(found.failed, name) || !fitsPath(name) })
-	if len(names) > maxLookedUp {
-		return found
-	}
 	found.known = make(map[string]bool)
-	for _, name := range names {
+	for _, name := range names[:min(len(names), maxLookedUp)] {
 		var meta *api.QueryMeta
 		if meta, found.err = c.list(ctx, doing, needNodes, "/v1/health/node/"+name, isSerfHealth, &checks); found.err != nil {
 			return found

@@ -22,9 +22,9 @@ func TestLookUpState(t *testing.T) {
 		{2, "[]", sighting{}, ""},
 		{3, "[b c stranger]", sighting{failed: []string{"b", "unknown"}, known: map[string]bool{"c": false, "stranger": false}}, "b c"},
 		{4, "[]", sighting{}, ""},                                     // two seconds after the last time at the earliest
-		{5, "[b c stranger]", sighting{failed: []string{"b"}}, "b c"}, // too many to look up each
-		{7, "[a b c stranger]", sighting{known: map[string]bool{"a": true, "b": true, "c": false}}, "c"},
-		{9, "[a b c stranger]", sighting{known: map[string]bool{"a": true, "b": true, "c": true}}, ""},
+		{5, "[c b stranger]", sighting{failed: []string{"b"}}, "b c"}, // too many to look up each
+		{7, "[c a b stranger]", sighting{known: map[string]bool{"a": true, "b": true, "c": false}}, "c"},
+		{9, "[c a b stranger]", sighting{known: map[string]bool{"a": true, "b": true, "c": true}}, ""},
 		{11, "[a b c stranger]", sighting{failed: []string{"a"}}, "a"},
 		{13, "[a b c stranger]", sighting{err: fmt.Errorf("no answer")}, ""},
 		{15, "[a b c stranger]", sighting{err: ErrPermissionDenied}, ""},
@@ -70,6 +70,21 @@ func TestLookUpEnds(t *testing.T) {
 	s.newSession(ErrSessionLost, at(11))
 	if !s.mayLookUp() {
 		t.Error("no node is looked up under the new session")
+	}
+}
+
+// TestLookUpBeforeAck has a node get the job that was out of reach before. As it
+// takes the job, it is not.
+func TestLookUpBeforeAck(t *testing.T) {
+	s, start := newState(testConfig(t)), time.Now()
+	s.expect([]string{"a", "b"})
+	dispatchTo(s, []string{"a"}, start, nil)
+	s.ack("a", "", start)
+	s.sighted(sighting{failed: []string{"b"}})
+	dispatchTo(s, []string{"b"}, start, nil)
+	s.ack("b", "", start)
+	if _, _, silent := s.overdue(start.Add(s.agentWait())); len(silent) > 0 {
+		t.Errorf("%s is lost by what the catalog said before it took the job", silent[0].Node)
 	}
 }
 

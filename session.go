@@ -258,7 +258,7 @@ func (s *session) confirm(ctx context.Context) error {
 
 // renew renews the session. It gives up when that has failed for patience.
 func (s *session) renew(ctx context.Context, patience time.Duration) error {
-	op := consul.Operation{Doing: "renew session " + s.id, Need: "session:write", Timeout: renewInterval, Patience: patience}
+	op := consul.Operation{Doing: "renew session " + s.id, Need: "session:write", Timeout: renewInterval, Patience: patience, Renews: true}
 	within, cancel := consul.Within(ctx, patience) // however Consul refuses it
 	defer cancel()
 	err := s.Do(within, op, func(ctx context.Context) error {

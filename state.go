@@ -335,6 +335,7 @@ func (s *state) ack(name, dispatch string, now time.Time) bool {
 	s.leave(n)
 	s.lastNews, n.seen, n.Acked = now, now, now
 	n.State, n.reason = StateRunning, nil
+	n.unreachable, n.wasUnreachable = nil, false
 	n.streams = []*stream{s.newStream(dispatch)}
 	s.running++
 	s.taken++

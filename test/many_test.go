@@ -186,14 +186,7 @@ func TestFullAgent(t *testing.T) {
 func TestEventPace(t *testing.T) {
 	nodes := []exectest.Option{runtest.Node("a", runtest.Up), runtest.Node("off", runtest.Up, exectest.ExecDisabled())}
 	runtest.Bubble(t, nodes, func(t *testing.T, srv *exectest.Server) {
-		var mu sync.Mutex
-		var fired []time.Time
-		srv.Fault(exectest.Fault{Match: exectest.Path("PUT", "/v1/event/fire"), Do: func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-			mu.Lock()
-			fired = append(fired, time.Now())
-			mu.Unlock()
-			next.ServeHTTP(w, r)
-		}})
+		fired := recordEvents(srv)
 		client := srv.Client()
 		const runs = 100
 		var calls sync.WaitGroup
@@ -211,15 +204,10 @@ func TestEventPace(t *testing.T) {
 			})
 		}
 		calls.Wait()
-		if srv.Executions("a") != runs || len(fired) != runs {
-			t.Errorf("a ran %d commands, and %d events went out", srv.Executions("a"), len(fired))
+		if srv.Executions("a") != runs || len(fired()) != runs {
+			t.Errorf("a ran %d commands, and %d events went out", srv.Executions("a"), len(fired()))
 		}
-		// Gossip carries some 20 small events a second.
-		for i := 20; i < len(fired); i++ {
-			if took := fired[i].Sub(fired[i-20]); took < 600*time.Millisecond {
-				t.Errorf("events %d to %d went out in %v", i-20, i, took)
-			}
-		}
+		checkPace(t, fired())
 	})
 }
 
@@ -322,5 +310,102 @@ func TestAgentLeaves(t *testing.T) {
 	}
 	if !strings.Contains(fmt.Sprint(n.Err), "the catalog has no such agent any more") {
 		t.Errorf("client-2: %v", n.Err)
+	}
+}
+
+// TestRenewalsBesideHung has many requests of others hang for minutes, and a run
+// that has to renew its session meanwhile.
+func TestRenewalsBesideHung(t *testing.T) {
+	nodes := []exectest.Option{runtest.Node("a", runtest.Sleeps(2*time.Minute))}
+	runtest.Bubble(t, nodes, func(t *testing.T, srv *exectest.Server) {
+		client := srv.Client()
+		e, err := consulexec.New("x", consulexec.WithClient(client))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := e.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		srv.Fault(exectest.Fault{Match: exectest.Path("GET", "/v1/health/state/any"), Do: func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			<-r.Context().Done()
+		}})
+		var calls sync.WaitGroup
+		for range 400 {
+			calls.Go(func() {
+				other, err := consulexec.New("x", consulexec.WithClient(client))
+				if err == nil {
+					_, err = other.Targets(t.Context())
+				}
+				if err == nil {
+					t.Error("a request that hangs has succeeded")
+				}
+			})
+		}
+		result, err := e.Wait()
+		if got := runtest.States(result); err != nil || got != "a: exit 0" {
+			t.Errorf("error %v, states %s", err, got)
+		}
+		calls.Wait()
+	})
+}
+
+// TestEventPaceAfterOutage has runs begin while Consul has no leader. Their events
+// do not all go out when it has one.
+func TestEventPaceAfterOutage(t *testing.T) {
+	runtest.Bubble(t, []exectest.Option{runtest.Node("a", runtest.Up)}, func(t *testing.T, srv *exectest.Server) {
+		start := time.Now()
+		srv.Fault(exectest.Fault{Match: exectest.Path("PUT", "/v1/session/create"), Do: func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			if time.Since(start) < 4*time.Second {
+				http.Error(w, "No cluster leader", http.StatusInternalServerError)
+				return
+			}
+			next.ServeHTTP(w, r)
+		}})
+		fired := recordEvents(srv)
+		client := srv.Client()
+		var calls sync.WaitGroup
+		for range 60 {
+			calls.Go(func() {
+				e, err := consulexec.New("x", consulexec.WithClient(client))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if result, err := e.Run(t.Context()); err != nil || runtest.States(result) != "a: exit 0" {
+					t.Errorf("error %v, states %s", err, runtest.States(result))
+				}
+			})
+		}
+		calls.Wait()
+		checkPace(t, fired())
+	})
+}
+
+// recordEvents returns a function that says when events went out.
+func recordEvents(srv *exectest.Server) (fired func() []time.Time) {
+	var mu sync.Mutex
+	var at []time.Time
+	srv.Fault(exectest.Fault{Match: exectest.Path("PUT", "/v1/event/fire"), Do: func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		mu.Lock()
+		at = append(at, time.Now())
+		mu.Unlock()
+		next.ServeHTTP(w, r)
+	}})
+	return func() []time.Time {
+		mu.Lock()
+		defer mu.Unlock()
+		return at
+	}
+}
+
+// checkPace checks that gossip can carry small events that went out at these
+// times: some 20 a second.
+func checkPace(t *testing.T, fired []time.Time) {
+	t.Helper()
+	for i := 20; i < len(fired); i++ {
+		if took := fired[i].Sub(fired[i-20]); took < 600*time.Millisecond {
+			t.Errorf("events %d to %d went out in %v", i-20, i, took)
+		}
 	}
 }

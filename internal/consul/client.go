@@ -67,6 +67,7 @@ type Operation struct {
 	Grace    time.Duration // how long a try goes on after the context has ended
 	Patience time.Duration // how long tries may go on failing; SessionLife if 0
 	Held     bool          // it may hold a connection for long
+	Renews   bool          // it keeps a session alive
 }
 
 // Query returns the options of a request that reads.
@@ -139,17 +140,15 @@ func (c *Client) Try(ctx context.Context, op Operation, send func(ctx context.Co
 	}
 	later, end := WithGrace(ctx, op.Grace)
 	defer end()
-	if !op.Held {
-		leave, err := c.Pool.enter(later)
-		if err != nil {
-			return fmt.Errorf("%s%s: %w", op.Doing, c.In(), err)
-		}
-		defer leave()
+	leave, err := c.Pool.enter(later, op)
+	if err != nil {
+		return fmt.Errorf("%s%s: %w", op.Doing, c.In(), err)
 	}
+	defer leave()
 	bounded, cancel := context.WithTimeoutCause(later, op.Timeout, errNoAnswer)
 	defer cancel()
-	err := send(bounded)
-	if saysTooMuch(err) {
+	err = send(bounded)
+	if saysFull(err) {
 		c.Pool.refused()
 	}
 	switch {

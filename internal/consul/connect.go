@@ -25,7 +25,7 @@ type Connection struct {
 type settings struct {
 	address, tls string
 	callers      any  // the caller's transport, or nil
-	isCallers    bool // it serves as it is
+	own          bool // whether the pool has a transport
 }
 
 // Given returns the connection of the caller's client.
@@ -40,7 +40,7 @@ func Connect(given *api.Config) (*Connection, error) {
 	// The agent is on this machine or near. Compression takes CPU on both sides
 	// and saves bytes that cost little there.
 	transport.DisableCompression = true
-	transport.MaxIdleConnsPerHost = maxHeld + maxInFlight
+	transport.MaxIdleConnsPerHost = maxHeld + maxInFlight + maxRenewals
 	if given != nil {
 		*conf = *given // api.NewClient fills in its argument
 		transport, callers = useTransport(conf, transport)
@@ -56,11 +56,11 @@ func Connect(given *api.Config) (*Connection, error) {
 	if transport != nil && conf.HttpClient.Transport != transport {
 		transport, callers = nil, "Unix" // a transport for its socket, which keeps no connection
 	}
-	if callers != nil && !reflect.TypeOf(callers).Comparable() {
+	if callers != nil && !reflect.ValueOf(callers).Comparable() {
 		callers = client
 	}
 	c := &Connection{Client: client, Datacenter: conf.Datacenter, transport: transport}
-	c.key = settings{conf.Scheme + "://" + conf.Address + conf.PathPrefix, describeTLS(conf.TLSConfig), callers, transport == nil}
+	c.key = settings{conf.Scheme + "://" + conf.Address + conf.PathPrefix, describeTLS(conf.TLSConfig), callers, transport != nil}
 	if transport != nil {
 		conf.HttpClient.Transport = c
 	}

@@ -82,6 +82,12 @@ func saysTooMuch(err error) bool {
 	return errors.As(err, &status) && containsAny(status.Body, tooManyConnections, "rate limit exceeded")
 }
 
+// saysFull reports whether Consul grants the client no further connection.
+func saysFull(err error) bool {
+	var status api.StatusError
+	return errors.As(err, &status) && strings.Contains(status.Body, tooManyConnections)
+}
+
 // tooManyConnections is how Consul refuses a connection beyond
 // http_max_conns_per_client.
 const tooManyConnections = "too many concurrent connections"

@@ -12,9 +12,12 @@ const (
 	// An agent grants each client address 200 connections, by its default for
 	// http_max_conns_per_client. maxHeld is how many of a process's runs may hold
 	// one for long, and maxInFlight how many further requests it makes at once.
-	// That leaves half of them to others.
+	// maxRenewals are for renewals alone: requests that hang, such as those to
+	// another datacenter, must not cost a session. That leaves half of the
+	// connections to others.
 	maxHeld     = 50
 	maxInFlight = 32
+	maxRenewals = 16
 
 	// crowdedTime is how long no run holds a connection after Consul has refused
 	// one.
@@ -46,6 +49,7 @@ type Pool struct {
 	users     int             // guarded by pools.mu
 
 	inFlight chan struct{} // has an element for each request that does not wait
+	renewals chan struct{} // the same for renewals of sessions
 	listings *Turns        // whose listing is next, of those that do not wait
 	readers  atomic.Int64  // how many runs list
 	crowded  atomic.Int64  // until when no run holds a connection, in Unix nanoseconds
@@ -69,6 +73,7 @@ func join(key any, transport *http.Transport) *Pool {
 			key:       key,
 			transport: transport,
 			inFlight:  make(chan struct{}, maxInFlight),
+			renewals:  make(chan struct{}, maxRenewals),
 			listings:  &Turns{burst: listingBurst},
 		}
 		pools.m[key] = p
@@ -90,15 +95,18 @@ func (p *Pool) Leave() {
 	}
 }
 
-// enter waits until a further request may be made. The caller calls leave after
-// it.
-func (p *Pool) enter(ctx context.Context) (leave func(), err error) {
-	if p == nil {
+// enter waits until a request may be made. The caller calls leave after it.
+func (p *Pool) enter(ctx context.Context, op Operation) (leave func(), err error) {
+	if p == nil || op.Held {
 		return func() {}, nil
 	}
+	requests := p.inFlight
+	if op.Renews {
+		requests = p.renewals
+	}
 	select {
-	case p.inFlight <- struct{}{}:
-		return func() { <-p.inFlight }, nil
+	case requests <- struct{}{}:
+		return func() { <-requests }, nil
 	case <-ctx.Done():
 		return nil, ContextError(ctx)
 	}
@@ -125,7 +133,8 @@ func (p *Pool) MayHold(ctx context.Context) (bool, error) {
 	return false, nil
 }
 
-// refused records that Consul has refused a request for now.
+// refused records that Consul has refused a connection. A rate limit is another
+// matter: to list without waiting takes more requests, not less.
 func (p *Pool) refused() {
 	if p != nil {
 		p.crowded.Store(time.Now().Add(crowdedTime).UnixNano())

@@ -67,6 +67,14 @@ func TestPoolShared(t *testing.T) {
 			return connect(&api.Config{Transport: transport, TLSConfig: api.TLSConfig{Address: "x"}})
 		}, func() *Connection { return connect(&api.Config{TLSConfig: api.TLSConfig{Address: "x"}}) }, false},
 		{"a transport that can't be compared", func() *Connection { return connect(&api.Config{HttpClient: &http.Client{Transport: roundTrippers{}}}) }, func() *Connection { return connect(nil) }, false},
+		{"a wrapped one that can't be compared", func() *Connection {
+			return connect(&api.Config{HttpClient: &http.Client{Transport: wrapped{roundTrippers{}}}})
+		}, func() *Connection { return connect(nil) }, false},
+		{"the caller's and a copy of it", func() *Connection {
+			return connect(&api.Config{HttpClient: &http.Client{Transport: transport}, TLSConfig: api.TLSConfig{Address: "x"}})
+		}, func() *Connection {
+			return connect(&api.Config{Transport: transport, TLSConfig: api.TLSConfig{Address: "x"}})
+		}, false},
 		{"the caller's client", func() *Connection { return Given(client) }, func() *Connection { return Given(client) }, true},
 		{"another client", func() *Connection { return Given(client) }, func() *Connection { return Given(new(api.Client)) }, false},
 		{"a socket", func() *Connection { return connect(&api.Config{Address: "unix:///run/consul"}) }, func() *Connection { return connect(&api.Config{Address: "unix:///run/consul"}) }, true},
@@ -92,6 +100,8 @@ func TestPoolShared(t *testing.T) {
 }
 
 type roundTrippers []http.RoundTripper
+
+type wrapped struct{ http.RoundTripper }
 
 func (roundTrippers) RoundTrip(*http.Request) (*http.Response, error) { return nil, errors.New("none") }
 
@@ -178,6 +188,10 @@ func TestInFlight(t *testing.T) {
 		}
 		time.Sleep(time.Millisecond)
 		calls.Go(func() { _ = c.Do(t.Context(), Operation{Held: true}, send) })
+		start := time.Now()
+		if _ = c.Do(t.Context(), Operation{Renews: true}, func(context.Context) error { return nil }); time.Since(start) > 0 {
+			t.Error("a renewal waits for other requests")
+		}
 		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
 		defer cancel()
 		calls.Go(func() {
@@ -227,9 +241,13 @@ func TestMayHold(t *testing.T) {
 		if !mayHold() {
 			t.Error("a run may not hold a connection after the others have ended")
 		}
-		_ = c.Try(t.Context(), Operation{}, func(context.Context) error {
-			return api.StatusError{Code: 429, Body: "Your IP is issuing too many concurrent connections"}
-		})
+		refuse := func(reason string) {
+			_ = c.Try(t.Context(), Operation{}, func(context.Context) error { return api.StatusError{Code: 429, Body: reason} })
+		}
+		if refuse("rate limit exceeded"); !mayHold() {
+			t.Error("a run lists more often because of a rate limit")
+		}
+		refuse("Your IP is issuing too many concurrent connections")
 		if mayHold() {
 			t.Error("a run may hold a connection although Consul refuses some")
 		}

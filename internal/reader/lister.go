@@ -44,7 +44,10 @@ func (l *lister) list(ctx context.Context, index uint64) (found listing, err err
 	if l.refresh.arm(cancel) {
 		index = 0
 	}
-	op := consul.Operation{Doing: "list keys under " + l.base, Need: "key:list on " + l.base, Timeout: consul.PollTimeout, Held: index > 0}
+	op := consul.Operation{Doing: "list keys under " + l.base, Need: "key:list on " + l.base}
+	if index > 0 {
+		op.Held, op.Timeout = true, consul.PollTimeout
+	}
 	err = l.sight.do(waiting, l.Client, op, func(ctx context.Context) error {
 		found, err = l.ask(ctx, index)
 		if err != nil && waiting.Err() == nil {
