@@ -152,32 +152,34 @@
 // overloaded, has no leader, or does not know a fresh token yet. Before the run
 // has a session, retries go on for five seconds. After that they go on for as
 // long as the session can live: 30 seconds after its last renewal. If Consul
-// refuses a request because it grants no further connection, or by its rate limit
-// (429), retries go on for as long as the context lets them, and the session if
-// there is one. A connection that is reset may be such a refusal: if it is no more
-// than that, retries go on for 30 seconds. No node ages while nothing can be read. What a gateway in front of Consul answers by itself
-// says nothing of session and keys. An event that may have gone out is fired
-// again only for nodes that are fenced, so that no retry makes a node run the
-// command twice. If the nodes are not known, it is fired again only if Consul
-// says that it did nothing. An agent that lost its server meanwhile may say so of
-// its second try only. An agent whose write fails in such a time gives up and
-// falls silent: its node is lost. With [WithRecovery] the run asks such nodes, and
-// it outlives its session.
+// refuses a request because it grants no further connection, or by its rate
+// limit (429), retries go on for as long as the context lets them, and the
+// session if there is one. A connection that is reset may be such a refusal: if
+// it is no more than that, retries go on for 30 seconds. No node ages while
+// nothing can be read. What a gateway in front of Consul answers by itself says
+// nothing of session and keys. An event that may have gone out is fired again
+// only for nodes that are fenced, so that no retry makes a node run the command
+// twice. If the nodes are not known, it is fired again only if Consul says that
+// it did nothing. An agent that lost its server meanwhile may say so of its
+// second try only. An agent whose write fails in such a time gives up and falls
+// silent: its node is lost. With [WithRecovery] the run asks such nodes, and it
+// outlives its session.
 //
 // # Many runs at once
 //
 // Any number of runs may be under way in a process. Those that reach the same
 // Consul with the same settings, or with the same client of [WithClient], share
-// three things. Clients that New makes share their connections, which are closed
-// with the last run. A run holds one connection while it waits for news, and
-// further requests are made 32 at a time, besides renewals. If more than 50 runs are under way, or
-// Consul has refused a connection, none is held: the runs list in turn, together
-// at most 250 times a second. And the events of all go out in turn, at the pace of
-// gossip, some twenty a second: a run asks for one turn at a time, so a large run
-// does not keep a small one waiting. A run opens its session when the turn of its
-// first event has come. So of a thousand runs that start at once, the last begins
-// after some 50 seconds. Times that an option gives, such as the ack timeout, begin
-// with the event. The context's deadline does not wait.
+// three things. Clients that New makes share their connections, which are
+// closed with the last run. A run holds one connection while it waits for news,
+// and further requests are made 32 at a time, besides renewals. If more than 50
+// runs are under way, or Consul has refused a connection, none is held: the
+// runs list in turn, together at most 250 times a second. And the events of all
+// go out in turn, at the pace of gossip, some twenty a second: a run asks for
+// one turn at a time, so a large run does not keep a small one waiting. A run
+// opens its session when the turn of its first event has come. So of a thousand
+// runs that start at once, the last begins after some 50 seconds. Times that an
+// option gives, such as the ack timeout, begin with the event. The context's
+// deadline does not wait.
 //
 // # What Consul's agents do not do
 //

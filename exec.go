@@ -677,7 +677,7 @@ func (r *run) endListing(b reader.Batch) error {
 	if r.state.isQuiet(b.Listed) {
 		return r.dispatch()
 	}
-	if silent := r.state.lookUp(b.Listed, time.Now()); silent != nil {
+	if silent, due := r.state.lookUp(b.Listed, time.Now()); due {
 		r.lookUp(silent)
 	}
 	if err := r.giveUp(b.Listed); err != nil {

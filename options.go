@@ -759,12 +759,12 @@ func WithDatacenter(dc string) Option {
 // WithConfig says how to reach Consul. The default is api.DefaultConfig, which
 // follows CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN and the other variables of
 // Consul's tools. New reads conf and does not change it, nor its Transport and
-// HttpClient. If conf has neither of these, runs with the same settings share their
-// connections, which are closed with the last run, and Consul's answers are not
-// compressed: near Consul that is cheaper for both sides. If Consul is far
-// away, give a Transport. A Namespace or Partition other than the default is an
-// error, also from CONSUL_NAMESPACE and CONSUL_PARTITION: agents look for jobs
-// in the default ones only. Given twice, the later value counts.
+// HttpClient. If conf has neither of these, runs with the same settings share
+// their connections, which are closed with the last run, and Consul's answers
+// are not compressed: near Consul that is cheaper for both sides. If Consul is
+// far away, give a Transport. A Namespace or Partition other than the default
+// is an error, also from CONSUL_NAMESPACE and CONSUL_PARTITION: agents look for
+// jobs in the default ones only. Given twice, the later value counts.
 func WithConfig(conf *api.Config) Option {
 	return func(c *config) error {
 		if conf == nil {

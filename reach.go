@@ -1,13 +1,11 @@
 package consulexec
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"net/url"
 	"path"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -30,8 +28,8 @@ const (
 	agentGrace   = time.Second
 
 	// maxLookedUp is how many silent nodes are looked up one by one, to see whether
-	// they are gone from the catalog. Of the others the run only sees which have
-	// failed.
+	// they are gone from the catalog. If there are more, the run only sees which
+	// have failed.
 	maxLookedUp = 8
 )
 
@@ -49,7 +47,7 @@ func (s *state) mayLookUp() bool { return !s.reach.underWay && !s.reach.off }
 
 // lookUpDue returns when a running node is looked up if it stays silent.
 func (s *state) lookUpDue(n *node) time.Time {
-	return later(n.seen.Add(s.agentWait()), s.reach.at.Add(min(s.wait, defaultWait)))
+	return later(n.seen.Add(s.agentWait()), s.reach.at.Add(min(s.wait, maxAgentWait)))
 }
 
 // nextLookUp returns when the first running node is looked up if it stays silent,
@@ -69,33 +67,27 @@ func (s *state) nextLookUp() (next time.Time) {
 	return next
 }
 
-// lookUp returns the nodes that are looked up because they had been silent at the
-// time of a listing. Those that were gone come first, as they may be back. The
-// others are sorted by name.
-func (s *state) lookUp(listed, now time.Time) []string {
+// lookUp reports whether silent nodes are looked up now, as some had been silent
+// at the time of a listing. It returns those that are looked up one by one, sorted
+// by name: if too many are silent, those that were gone, as they may be back.
+func (s *state) lookUp(listed, now time.Time) (names []string, due bool) {
 	if !s.mayLookUp() {
-		return nil
+		return nil, false
 	}
-	var names []string
 	for name, n := range s.nodes {
 		if n.State == StateRunning && !listed.Before(s.lookUpDue(n)) {
 			names = append(names, name)
 		}
 	}
-	if names != nil {
-		s.reach.underWay, s.reach.at = true, now
-		slices.SortFunc(names, func(a, b string) int {
-			return cmp.Or(cmp.Compare(s.lookUpRank(a), s.lookUpRank(b)), strings.Compare(a, b))
-		})
+	if names == nil {
+		return nil, false
 	}
-	return names
-}
-
-func (s *state) lookUpRank(name string) int {
-	if s.nodes[name].unreachable == errGone {
-		return 0
+	s.reach.underWay, s.reach.at = true, now
+	if len(names) > maxLookedUp {
+		names = slices.DeleteFunc(names, func(name string) bool { return s.nodes[name].unreachable != errGone })
 	}
-	return 1
+	slices.Sort(names)
+	return names[:min(len(names), maxLookedUp)], true
 }
 
 // A sighting is what the catalog says of agents.
@@ -147,7 +139,7 @@ func (r *run) lookUp(names []string) {
 	})
 }
 
-// look finds out which agents have failed, and which of the first nodes are gone.
+// look finds out which agents have failed, and which of these nodes are gone.
 func (c catalog) look(ctx context.Context, names []string) (found sighting) {
 	const doing = "look up silent nodes"
 	var checks []struct{ Node string }
@@ -159,7 +151,7 @@ func (c catalog) look(ctx context.Context, names []string) (found sighting) {
 	}
 	names = slices.DeleteFunc(names, func(name string) bool { return slices.Contains(found.failed, name) || !fitsPath(name) })
 	found.known = make(map[string]bool)
-	for _, name := range names[:min(len(names), maxLookedUp)] {
+	for _, name := range names {
 		var meta *api.QueryMeta
 		if meta, found.err = c.list(ctx, doing, needNodes, "/v1/health/node/"+name, isSerfHealth, &checks); found.err != nil {
 			return found

@@ -22,22 +22,22 @@ func TestLookUpState(t *testing.T) {
 		{2, "[]", sighting{}, ""},
 		{3, "[b c stranger]", sighting{failed: []string{"b", "unknown"}, known: map[string]bool{"c": false, "stranger": false}}, "b c"},
 		{4, "[]", sighting{}, ""},                                     // two seconds after the last time at the earliest
-		{5, "[c b stranger]", sighting{failed: []string{"b"}}, "b c"}, // too many to look up each
-		{7, "[c a b stranger]", sighting{known: map[string]bool{"a": true, "b": true, "c": false}}, "c"},
-		{9, "[c a b stranger]", sighting{known: map[string]bool{"a": true, "b": true, "c": true}}, ""},
+		{5, "[b c stranger]", sighting{failed: []string{"b"}}, "b c"}, // too many to look up each
+		{7, "[a b c stranger]", sighting{known: map[string]bool{"a": true, "b": true, "c": false}}, "c"},
+		{9, "[a b c stranger]", sighting{known: map[string]bool{"a": true, "b": true, "c": true}}, ""},
 		{11, "[a b c stranger]", sighting{failed: []string{"a"}}, "a"},
 		{13, "[a b c stranger]", sighting{err: fmt.Errorf("no answer")}, ""},
 		{15, "[a b c stranger]", sighting{err: ErrPermissionDenied}, ""},
 		{60, "[]", sighting{}, ""}, // never again
 	} {
-		names := s.lookUp(at(step.second), at(step.second))
+		names, due := s.lookUp(at(step.second), at(step.second))
 		if got := fmt.Sprint(names); got != step.names {
 			t.Errorf("after %d s %s are looked up, want %s", step.second, got, step.names)
 		}
-		if names == nil {
+		if !due {
 			continue
 		}
-		if s.lookUp(at(100), at(100)) != nil || !s.nextLookUp().IsZero() {
+		if _, due := s.lookUp(at(100), at(100)); due || !s.nextLookUp().IsZero() {
 			t.Errorf("after %d s nodes are looked up twice at once", step.second)
 		}
 		s.sighted(step.found)
@@ -53,6 +53,21 @@ func TestLookUpState(t *testing.T) {
 		if got != step.want {
 			t.Errorf("after %d s %q are out of reach, want %q", step.second, got, step.want)
 		}
+	}
+}
+
+// TestLookUpMany has many nodes fall silent at once, some of which were gone.
+// Only these are looked up one by one.
+func TestLookUpMany(t *testing.T) {
+	var names []string
+	for i := range 2 * maxLookedUp {
+		names = append(names, fmt.Sprintf("n-%02d", i))
+	}
+	s, at := recovering(t, time.Minute, names...)
+	s.nodes["n-03"].unreachable, s.nodes["n-11"].unreachable = errGone, errGone
+	got, due := s.lookUp(at(3), at(3))
+	if !due || fmt.Sprint(got) != "[n-03 n-11]" {
+		t.Errorf("%s are looked up, due %v", got, due)
 	}
 }
 

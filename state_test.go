@@ -531,7 +531,7 @@ func TestStateDue(t *testing.T) {
 			case 6:
 				s.lose(name, errors.New("gone"), now)
 			case 7:
-				if s.lookUp(now, now) != nil {
+				if _, due := s.lookUp(now, now); due {
 					s.sighted(sighting{failed: []string{name}})
 				}
 			case 8:

@@ -219,7 +219,8 @@ func (c catalog) instances(ctx context.Context, name string) (entries []serviceI
 // in which they get the job: that of WithNodes, otherwise by name. With
 // WithLimit they are all candidates. It asks Consul's catalog, and runs and
 // writes nothing: no session, no key, no event. If Consul can't be asked, it
-// goes on trying for five seconds.
+// goes on trying for five seconds; if Consul refuses the request for now, until
+// ctx ends.
 //
 // If some names of WithNodes can't answer, Targets returns the others and an
 // error that has a *NodeError for each. It is ErrNoTargets if no node can

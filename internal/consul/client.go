@@ -96,10 +96,10 @@ func (c *Client) Do(ctx context.Context, op Operation, send func(ctx context.Con
 }
 
 // Retry makes a request by send and retries it while its error is retryable,
-// with growing pauses, until the operation's patience or ctx ends. A refusal for
-// want of connections or by a rate limit (429) takes no patience: Consul will
-// serve the request later. A refusal may be lost, as Consul closes the connection at
-// once: then a broken connection is all that shows.
+// with growing pauses, until the operation's patience or ctx ends. A refusal
+// for want of connections or by a rate limit (429) takes no patience: Consul
+// will serve the request later. A refusal may be lost, as Consul closes the
+// connection at once: then a broken connection is all that shows.
 func (c *Client) Retry(ctx context.Context, op Operation, retryable func(error) bool, send func(ctx context.Context) error) (err error) {
 	if op.Patience == 0 {
 		op.Patience = SessionLife
@@ -142,7 +142,7 @@ func (c *Client) Try(ctx context.Context, op Operation, send func(ctx context.Co
 	defer end()
 	leave, err := c.Pool.enter(later, op)
 	if err != nil {
-		return fmt.Errorf("%s%s: %w", op.Doing, c.In(), err)
+		return fmt.Errorf("%s%s: %w", op.Doing, c.In(), notSent{err})
 	}
 	defer leave()
 	bounded, cancel := context.WithTimeoutCause(later, op.Timeout, errNoAnswer)

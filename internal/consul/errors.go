@@ -103,9 +103,17 @@ func isReset(err error) bool {
 	return errors.As(err, &request) && containsAny(request.Err.Error(), "readLoopPeekFailLocked", "server closed idle connection")
 }
 
+// notSent marks the error of a request that was not made.
+type notSent struct{ error }
+
+func (e notSent) Unwrap() error { return e.error }
+
 // NotSent reports whether a request that failed certainly had no effect, so
 // that even a request that must not happen twice may be repeated.
 func NotSent(err error) bool {
+	if errors.As(err, new(notSent)) {
+		return true
+	}
 	var dial *net.OpError
 	if errors.As(err, &dial) && dial.Op == "dial" {
 		return true

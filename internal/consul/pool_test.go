@@ -195,7 +195,7 @@ func TestInFlight(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
 		defer cancel()
 		calls.Go(func() {
-			if err := c.Do(ctx, Operation{}, send); !errors.Is(err, context.DeadlineExceeded) {
+			if err := c.Do(ctx, Operation{}, send); !errors.Is(err, context.DeadlineExceeded) || !NotSent(err) {
 				t.Errorf("error %v of a request whose context ended before its turn", err)
 			}
 		})
