@@ -642,7 +642,9 @@ func WithAckTimeout(d time.Duration) Option {
 // WithLostTimeout sets how long a node that runs the command may be silent,
 // without output and heartbeat, before it counts as lost, or is asked if the
 // run has WithRecovery. It has to be longer than the wait and should be several
-// times as long. The default is five times the wait, at least 15 s. Given
+// times as long. The default is five times the wait, at least 15 s. If gossip
+// reports that the node's agent has failed, or the catalog has no such agent any
+// more, the node is lost after the wait and a second, if that is sooner. Given
 // twice, the later value counts.
 func WithLostTimeout(d time.Duration) Option {
 	return func(c *config) error { return setPositive(&c.lostTimeout, "WithLostTimeout", d) }
