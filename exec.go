@@ -548,7 +548,7 @@ func (r *run) mayFire() bool {
 
 // askTurn asks for the turn of an event.
 func (r *run) askTurn(size int) *consul.Turn {
-	return r.consul.Pool.Events.Ask(time.Duration(size) * consul.EventByteCost)
+	return r.consul.Pool.Events.Ask(consul.EventCost(size))
 }
 
 // leaveTurn gives up the turn of an event that does not go out now.

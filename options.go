@@ -587,7 +587,7 @@ func WithTimeout(d time.Duration) Option {
 // A second job does it, so Consul has to be reachable; the token needs no further
 // permission. It usually takes a second or two. It is bounded by some 20 s, on top
 // of the clean-up. The time for which its events wait for their turn does not
-// count: some eight events a second go out, each for ten nodes or more, and those
+// count: some five events a second go out, each for ten nodes or more, and those
 // of other runs come in between. Nodes that had not acknowledged get the second
 // job too: they can't start the command any more. The error does not name them if
 // they do not answer.

@@ -404,7 +404,7 @@ func recordEvents(srv *exectest.Server) (fired func() []time.Time) {
 func checkPace(t *testing.T, fired []time.Time) {
 	t.Helper()
 	for i := 20; i < len(fired); i++ {
-		if took := fired[i].Sub(fired[i-20]); took < 600*time.Millisecond {
+		if took := fired[i].Sub(fired[i-20]); took < 500*time.Millisecond {
 			t.Errorf("events %d to %d went out in %v", i-20, i, took)
 		}
 	}

@@ -17,7 +17,8 @@ const (
 	listBurst = 100 * time.Millisecond
 
 	// minPause is how long nodes have that end together, so that one listing has
-	// them all.
+	// them all. A job with a runner is listed at once: the exit of a copy that is
+	// turned away may take the place of the first copy's.
 	minPause = 5 * time.Millisecond
 
 	// maxPause is how long the end of a node may go unnoticed to save listings.
@@ -27,6 +28,7 @@ const (
 // pacer spaces listings out, so that they take a small part of the time however
 // many keys there are. The zero pacer has its whole budget.
 type pacer struct {
+	least time.Duration // the shortest pause
 	spent time.Duration // of listBurst
 	last  time.Time     // when spent was computed
 }
@@ -40,5 +42,5 @@ func (p *pacer) pause(now time.Time, keys int) time.Duration {
 	p.last = now
 	p.spent += listCost + time.Duration(keys)*keyCost
 	p.spent = min(p.spent, listBurst+maxPause/listShare)
-	return max(minPause, (p.spent-listBurst)*listShare)
+	return max(p.least, (p.spent-listBurst)*listShare)
 }

@@ -18,7 +18,7 @@ func TestPacer(t *testing.T) {
 		{35_000, 2, 245, 255, 500 * time.Millisecond},
 		{200_000, 0, 195, 205, 600 * time.Millisecond},
 	} {
-		var p pacer
+		p := pacer{least: minPause}
 		var longest time.Duration
 		burst, total := 0, 0
 		for at := time.Duration(0); at < 100*time.Second; total++ {
@@ -37,7 +37,7 @@ func TestPacer(t *testing.T) {
 
 // TestPacerRests checks that a rest gives the burst back, and no more.
 func TestPacerRests(t *testing.T) {
-	var p pacer
+	p := pacer{least: minPause}
 	now := time.Now()
 	for range 200 {
 		now = now.Add(p.pause(now, 10))

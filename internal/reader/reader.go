@@ -30,6 +30,10 @@ type Reader struct {
 // hasRunner says whether the job runs under the runner.
 func New(client *consul.Client, session, base string, hasRunner bool) *Reader {
 	sight, buffer := &sight{listedAt: time.Now()}, new(body)
+	var pacer pacer
+	if !hasRunner {
+		pacer.least = minPause
+	}
 	txn := &transactions{Client: client, base: base, sight: sight, body: buffer, maxOps: newMaxOps}
 	return &Reader{
 		Out:      make(chan Batch),
@@ -37,6 +41,7 @@ func New(client *consul.Client, session, base string, hasRunner bool) *Reader {
 		ledger:   newLedger(session, hasRunner),
 		txn:      txn,
 		deletion: deletion{transactions: txn},
+		pacer:    pacer,
 	}
 }
 
