@@ -32,8 +32,8 @@ var flagOf = map[string]string{
 	"WithDatacenter":         "-datacenter",
 }
 
-// A flagError is an error of the library. Its text has flags where the library's
-// has options.
+// A flagError is an error of the library whose text names flags instead of
+// options.
 type flagError struct{ err error }
 
 func (e flagError) Error() string { return flagNames(e.err.Error()) }

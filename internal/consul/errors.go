@@ -77,20 +77,19 @@ func isUntrusted(err error) bool {
 
 // saysTooMuch reports whether Consul refused a request for now: as it grants the
 // client no further connection, or as a rate limit is reached.
-func saysTooMuch(err error) bool {
-	var status api.StatusError
-	return errors.As(err, &status) && containsAny(status.Body, tooManyConnections, "rate limit exceeded")
-}
+func saysTooMuch(err error) bool { return saysFull(err) || saysRateLimited(err) }
 
 // saysFull reports whether Consul grants the client no further connection.
 func saysFull(err error) bool {
 	var status api.StatusError
-	return errors.As(err, &status) && strings.Contains(status.Body, tooManyConnections)
+	return errors.As(err, &status) && strings.Contains(status.Body, "too many concurrent connections") // of http_max_conns_per_client
 }
 
-// tooManyConnections is how Consul refuses a connection beyond
-// http_max_conns_per_client.
-const tooManyConnections = "too many concurrent connections"
+// saysRateLimited reports whether Consul's rate limit is reached.
+func saysRateLimited(err error) bool {
+	var status api.StatusError
+	return errors.As(err, &status) && strings.Contains(status.Body, "rate limit exceeded")
+}
 
 // isReset reports whether an established connection broke. Of one on which an
 // answer came before the request had been made, net/http says so by a text only.
@@ -118,22 +117,17 @@ func NotSent(err error) bool {
 	if errors.As(err, &dial) && dial.Op == "dial" {
 		return true
 	}
-	var status api.StatusError
-	if !errors.As(err, &status) || !IsTransient(err) {
-		return false
-	}
 	// No other text is proof. An agent that loses its server tries again, and
 	// "No cluster leader" or a 429 may be the answer to the second try, after the
 	// first had its effect.
-	return strings.Contains(status.Body, tooManyConnections)
+	return saysFull(err) && IsTransient(err)
 }
 
 // WasRefused reports whether Consul answered that it did nothing. That is true
 // of an agent's only try, as each write is. An event is tried again by an agent
 // that loses its server, and then it is the answer to the second try.
 func WasRefused(err error) bool {
-	var status api.StatusError
-	return errors.As(err, &status) && strings.Contains(status.Body, "rate limit exceeded") || saysUnknownToken(err)
+	return saysRateLimited(err) || saysUnknownToken(err)
 }
 
 // isDenied reports whether Consul refused a request for want of a permission. A
