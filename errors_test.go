@@ -154,21 +154,22 @@ func TestLoopLeft(t *testing.T) {
 		name    string
 		command exectest.Handler
 		options []consulexec.Option
+		dies    bool // the agent, at the ack
 		at      consulexec.EventType
 		want    string // of Result.Err
 	}{
-		{"at the last exit", exectest.Answer("", 0), nil, consulexec.EventExit, ""},
-		{"at a failure", exectest.Answer("", 3), nil, consulexec.EventExit, "node a: exit status 3"},
-		{"at the ack", runtest.Sleeps(time.Hour), nil, consulexec.EventAck, "node a: running"},
-		{"too few", exectest.Answer("", 0), []consulexec.Option{consulexec.WithMinNodes(2)}, consulexec.EventExit,
+		{"at the last exit", exectest.Answer("", 0), nil, false, consulexec.EventExit, ""},
+		{"at a failure", exectest.Answer("", 3), nil, false, consulexec.EventExit, "node a: exit status 3"},
+		{"at the ack", runtest.Sleeps(time.Hour), nil, false, consulexec.EventAck, "node a: running"},
+		{"too few", exectest.Answer("", 0), []consulexec.Option{consulexec.WithMinNodes(2)}, false, consulexec.EventExit,
 			"consulexec: too few nodes: 1 exited and 1 are missing: WithMinNodes(2)"},
-		{"and not ended", exectest.NeverExit, []consulexec.Option{consulexec.WithKillOnCancel()}, consulexec.EventAck,
+		{"and not ended", exectest.NeverExit, []consulexec.Option{consulexec.WithKillOnCancel()}, true, consulexec.EventAck,
 			"consulexec: commands may still run: node a: running: does not confirm that the command has ended"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			runtest.Bubble(t, []exectest.Option{runtest.Node("a", test.command)}, func(t *testing.T, srv *exectest.Server) {
 				left := func(event consulexec.Event) bool {
-					if event.Type == consulexec.EventAck && test.options != nil {
+					if event.Type == consulexec.EventAck && test.dies {
 						srv.Kill("a") // so that nobody can end the command
 					}
 					return event.Type != test.at
