@@ -379,7 +379,7 @@ func (r *run) prepare() error {
 // awaitTurn waits for the turn of the first event, unless it has come.
 func (r *run) awaitTurn() error {
 	if r.turn == nil {
-		r.turn = r.askTurn(r.config.firstEventSize())
+		r.turn = r.askTurn(r.config.firstEventSize(), !r.kills)
 	}
 	r.onTurn(true)
 	if !r.turn.Wait(r.ctx) {
@@ -535,7 +535,7 @@ func (r *run) mayFire() bool {
 		return false
 	}
 	if r.turn == nil {
-		r.turn = r.askTurn(eventSize(r.state.queue[0].event))
+		r.turn = r.askTurn(eventSize(r.state.queue[0].event), false)
 	}
 	select {
 	case <-r.turn.C:
@@ -546,9 +546,10 @@ func (r *run) mayFire() bool {
 	}
 }
 
-// askTurn asks for the turn of an event.
-func (r *run) askTurn(size int) *consul.Turn {
-	return r.consul.Pool.Events.Ask(consul.EventCost(size))
+// askTurn asks for the turn of an event, which may be the first of a run that
+// begins.
+func (r *run) askTurn(size int, first bool) *consul.Turn {
+	return r.consul.Pool.Events.Ask(consul.EventCost(size), first)
 }
 
 // leaveTurn gives up the turn of an event that does not go out now.

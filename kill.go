@@ -96,6 +96,7 @@ func (r *run) runKiller(ctx context.Context, tooLate func(), names []string) (*R
 	timer := time.AfterFunc(killTimeout, tooLate)
 	defer timer.Stop()
 	options = append(options, func(c *config) error {
+		c.kills = true
 		c.onTurn = func(waits bool) {
 			if timer.Stop(); !waits {
 				timer.Reset(killTimeout)

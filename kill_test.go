@@ -227,3 +227,40 @@ func TestKillMany(t *testing.T) {
 		k.check(t, want...)
 	})
 }
+
+// TestKillBesideMany cancels a run while hundreds wait for their turn to begin.
+// The killer does not wait behind them.
+func TestKillBesideMany(t *testing.T) {
+	const runs = 400
+	k := new(killable)
+	runtest.Bubble(t, []exectest.Option{runtest.Node("a", k.run), runtest.Node("b", runtest.Up)}, func(t *testing.T, srv *exectest.Server) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		client := srv.Client()
+		killed, err := consulexec.New("x", consulexec.WithClient(client), consulexec.WithNodes("a"), consulexec.WithKillOnCancel())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := killed.Start(ctx); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		var calls sync.WaitGroup
+		for range runs {
+			calls.Go(func() {
+				if _, result, err := runtest.Execute(t, client, "x", consulexec.WithNodes("b")); err != nil || result.Err() != nil {
+					t.Errorf("error %v, result %v", err, result.Err())
+				}
+			})
+		}
+		time.Sleep(time.Second)
+		cancel()
+		start := time.Now()
+		result, _ := killed.Wait()
+		if n, _ := result.Node("a"); n.State != consulexec.StateKilled || time.Since(start) > 3*time.Second {
+			t.Errorf("a is %v after %v", n.State, time.Since(start))
+		}
+		calls.Wait()
+		k.check(t, "a")
+	})
+}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -243,6 +244,34 @@ func TestFairPace(t *testing.T) {
 		started := slices.IndexFunc(result.Nodes, func(n consulexec.NodeResult) bool { return n.State == consulexec.StateSkipped })
 		if started < 50 {
 			t.Errorf("the rolling run began on %d nodes only", started)
+		}
+	})
+}
+
+// TestGoesOnBesideMany has a rolling run go on while hundreds of runs begin. It
+// does not wait behind them for each node.
+func TestGoesOnBesideMany(t *testing.T) {
+	nodes := []exectest.Option{runtest.Node("a", runtest.Up), runtest.Node("b", runtest.Up), runtest.Node("c", runtest.Up)}
+	runtest.Bubble(t, nodes, func(t *testing.T, srv *exectest.Server) {
+		client := srv.Client()
+		var calls sync.WaitGroup
+		begin := func(options ...consulexec.Option) {
+			calls.Go(func() {
+				if _, result, err := runtest.Execute(t, client, "x", options...); err != nil || result.Err() != nil {
+					t.Errorf("error %v, result %v", err, result.Err())
+				}
+			})
+		}
+		start := time.Now()
+		var took time.Duration
+		begin(consulexec.WithConcurrency(1), consulexec.OnDone(func() { took = time.Since(start) }))
+		synctest.Wait()
+		for range 400 {
+			begin()
+		}
+		calls.Wait()
+		if all := time.Since(start); took > 3*time.Second || all < 15*time.Second {
+			t.Errorf("the rolling run took %v, all took %v", took, all)
 		}
 	})
 }

@@ -136,7 +136,7 @@ func (p *Pool) MayHold(ctx context.Context) (bool, error) {
 	if p == nil || p.readers.Load() <= maxHeld && time.Now().UnixNano() >= p.crowded.Load() {
 		return true, nil
 	}
-	if !p.listings.Ask(listingCost).Wait(ctx) {
+	if !p.listings.Ask(listingCost, false).Wait(ctx) {
 		return false, ContextError(ctx)
 	}
 	return false, nil

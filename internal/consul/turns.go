@@ -2,42 +2,56 @@ package consul
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
 
 // Turns lets several runs do something in turn, at a pace that all of them share.
 // Each run asks for one turn at a time. They come in the order in which they were
-// asked for, so a run that needs thousands does not keep others waiting. Several
-// goroutines may use it.
+// asked for, so a run that needs thousands does not keep others waiting. But runs
+// that begin and runs that are under way alternate: a run does not wait in the
+// middle for a thousand that begin. Several goroutines may use it.
 type Turns struct {
 	burst time.Duration // how much may be given at once after a while of rest
 
-	mu      sync.Mutex // guards the fields below
-	waiting []*Turn    // in order
-	usedUp  time.Time  // when the time of all turns so far is used up
-	timer   *time.Timer
+	mu     sync.Mutex // guards the fields below
+	begins []*Turn    // of runs that begin, in order
+	goesOn []*Turn    // of runs that are under way, in order
+	begun  bool       // whether the last turn was for a run that begins
+	usedUp time.Time  // when the time of all turns so far is used up
+	timer  *time.Timer
 }
 
 // A Turn is one run's turn.
 type Turn struct {
 	C <-chan struct{} // closed when the turn has come
 
-	of   *Turns
-	come chan struct{}
-	cost time.Duration
+	of    *Turns
+	come  chan struct{}
+	cost  time.Duration
+	first bool
 }
 
 // Ask asks for a turn that takes the given time of all, or the burst if that is
-// less.
-func (t *Turns) Ask(cost time.Duration) *Turn {
+// less. It may be the first of a run that begins.
+func (t *Turns) Ask(cost time.Duration, first bool) *Turn {
 	come := make(chan struct{})
-	turn := &Turn{C: come, of: t, come: come, cost: min(cost, t.burst)}
+	turn := &Turn{C: come, of: t, come: come, cost: min(cost, t.burst), first: first}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.waiting = append(t.waiting, turn)
+	line := t.line(first)
+	*line = append(*line, turn)
 	t.give()
 	return turn
+}
+
+// line returns the turns of runs that begin, or of the others.
+func (t *Turns) line(first bool) *[]*Turn {
+	if first {
+		return &t.begins
+	}
+	return &t.goesOn
 }
 
 // give gives the turns whose time has come. t.mu is locked.
@@ -46,8 +60,12 @@ func (t *Turns) give() {
 		t.timer.Stop()
 	}
 	now := time.Now()
-	for len(t.waiting) > 0 {
-		turn := t.waiting[0]
+	for len(t.begins)+len(t.goesOn) > 0 {
+		line := t.line(!t.begun)
+		if len(*line) == 0 {
+			line = t.line(t.begun)
+		}
+		turn := (*line)[0]
 		usedUp := later(t.usedUp, now).Add(turn.cost)
 		if early := usedUp.Sub(now) - t.burst; early > 0 {
 			t.timer = time.AfterFunc(early, func() {
@@ -57,8 +75,8 @@ func (t *Turns) give() {
 			})
 			return
 		}
-		t.usedUp = usedUp
-		t.waiting = t.waiting[1:]
+		t.usedUp, t.begun = usedUp, turn.first
+		*line = (*line)[1:]
 		close(turn.come)
 	}
 }
@@ -84,14 +102,12 @@ func (t *Turn) Leave() {
 	}
 	t.of.mu.Lock()
 	defer t.of.mu.Unlock()
-	for i, waiting := range t.of.waiting {
-		if waiting == t {
-			t.of.waiting = append(t.of.waiting[:i:i], t.of.waiting[i+1:]...)
-			t.of.give()
-			return
-		}
+	line := t.of.line(t.first)
+	if i := slices.Index(*line, t); i >= 0 {
+		*line = slices.Delete(*line, i, i+1)
+	} else {
+		t.of.usedUp = t.of.usedUp.Add(-t.cost)
 	}
-	t.of.usedUp = t.of.usedUp.Add(-t.cost)
 	t.of.give()
 }
 
