@@ -259,3 +259,18 @@ func TestTurnedAwayAfterDeletion(t *testing.T) {
 		}
 	})
 }
+
+// TestTurnedAwayAtTheEnd has commands end at the moment at which a second copy is
+// turned away. That copy's exit must not take the place of the first one's.
+func TestTurnedAwayAtTheEnd(t *testing.T) {
+	var nodes []exectest.Option
+	for i := range 200 {
+		nodes = append(nodes, runtest.Node(fmt.Sprintf("n-%03d", i), exectest.Answer("up\n", 0), exectest.RepeatEvents(1)))
+	}
+	runtest.Bubble(t, nodes, func(t *testing.T, srv *exectest.Server) {
+		_, result, err := runtest.Execute(t, srv.Client(), "x", consulexec.WithTimeout(time.Hour))
+		if err != nil || result.Err() != nil {
+			t.Errorf("error %v, result %v", err, result.Err())
+		}
+	})
+}

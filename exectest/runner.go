@@ -13,7 +13,7 @@ const (
 	killDelay = 5 * time.Second
 
 	// copyDelay is how long a second copy of a job waits if the command has
-	// ended.
+	// ended. If the copy was turned away, the first one waits as long at its end.
 	copyDelay = time.Second
 
 	// askDelay is how long an ask takes at least. So a copy of it that is turned
@@ -48,6 +48,7 @@ type guard struct {
 	write  sync.Mutex         // held while output is passed on, so that it is kept in the same order
 
 	real    bool            // RunCommand runs it, and the node's shells do the rest
+	copied  bool            // a second copy was turned away
 	ending  bool            // the command was told to end
 	timed   bool            // by the timeout
 	note    runner.Note     // how it is over, as an ask says it; empty until then
@@ -104,7 +105,13 @@ func (a *agent) prepare(j *Job) (run func() int) {
 		g = a.claim(p.ID, p.Spec)
 		ctx, g.cancel = context.WithCancel(ctx)
 		j.describe(g)
-		return func() int { return g.start(ctx, j) }
+		return func() int {
+			status := g.start(ctx, j)
+			if g.wasCopied() {
+				sleep(a.srv.ctx, copyDelay)
+			}
+			return status
+		}
 	}
 	if g == nil {
 		g = a.claim(p.ID, runner.Spec{Keep: p.Keep})
@@ -158,6 +165,13 @@ func (g *guard) start(ctx context.Context, j *Job) int {
 		g.agent.Write(note.Text(g.id))
 	}
 	return status
+}
+
+// wasCopied reports whether a second copy of the job was turned away.
+func (g *guard) wasCopied() bool {
+	g.agent.srv.mu.Lock()
+	defer g.agent.srv.mu.Unlock()
+	return g.copied
 }
 
 // outcome returns how the command is over.
@@ -252,7 +266,10 @@ func (g *guard) pass(output []byte) []byte {
 
 // turnAway is what a second copy of the job does.
 func (g *guard) turnAway() int {
-	note, status := g.outcome()
+	g.agent.srv.mu.Lock()
+	note, status := g.note, g.status
+	g.copied = g.copied || note == ""
+	g.agent.srv.mu.Unlock()
 	if note != runner.NoteEnded && note != runner.NoteTimedOut {
 		return runner.TurnedAway
 	}

@@ -47,9 +47,13 @@ func TestSecondCopy(t *testing.T) {
 			if output, code := a.run(job); output != "" || code != TurnedAway {
 				t.Errorf("second copy, while it runs: exit status %d, output %q", code, output)
 			}
+			start := time.Now()
 			a.file("go", nil)
 			if output, code := first.wait(); output != want || code != 3 {
 				t.Errorf("first copy: exit status %d, output %q", code, output)
+			}
+			if took := time.Since(start); took < time.Second {
+				t.Errorf("the first copy ended after %v: the second one's agent may write its end later", took)
 			}
 			if output, code := a.run(job); output != "" || code != 3 {
 				t.Errorf("second copy, after the end: exit status %d, output %q", code, output)

@@ -39,6 +39,7 @@ fail() {
 	rm -f "$cx_dir/script" "$cx_dir/input"
 	mkdir "$cx_dir/exit-126--ended"
 	sweep
+	await_copies
 	exit 126
 }
 
@@ -58,7 +59,18 @@ abort() {
 # exit_ended exits with the command's status if the command has ended.
 exit_ended() {
 	cx_ended=$(ended)
-	[ -z "$cx_ended" ] || { cx_code=${cx_ended%%-*}; exit "$cx_code"; }
+	[ -n "$cx_ended" ] || return
+	cx_code=${cx_ended%%-*}
+	trap - EXIT
+	exit "$cx_code"
+}
+
+# await_copies leaves the agent of a copy that was turned away time to write that
+# copy's end: the key is the same, and the later write counts. A copy leaves its mark
+# before it looks whether the command has ended. So either the copy sees the end, or
+# this shell sees the mark.
+await_copies() {
+	[ ! -d "$cx_dir/copy" ] || sleep 1
 }
 
 # A second copy of the job must end before its agent could write a heartbeat over
@@ -69,8 +81,12 @@ exit_ended() {
 claim
 case $? in
 1)
-	[ -n "$cx_keep" ] || [ -z "$(ended)" ] || sleep 1
-	exit_ended
+	trap 'kill -KILL $$' EXIT # it may not be able to start a process
+	mkdir "$cx_dir/copy" 2>/dev/null
+	if [ -n "$(ended)" ]; then
+		[ -n "$cx_keep" ] || sleep 1
+		exit_ended
+	fi
 	kill -KILL $$
 	;;
 2) exit 126 ;;
@@ -223,6 +239,7 @@ while :; do
 	kill -0 "$cx_watch" || break
 done
 sweep
+await_copies
 exit_ended
 # The command may have removed the guard. Otherwise somebody has killed the
 # watcher, and the command's status is not known.
