@@ -342,6 +342,53 @@ func TestAgentLeaves(t *testing.T) {
 	}
 }
 
+// TestDatacenterCutOff has all requests to another datacenter hang, with a hundred
+// runs there. Runs in this one do not wait for them.
+func TestDatacenterCutOff(t *testing.T) {
+	nodes := []exectest.Option{
+		runtest.Node("a", runtest.Up),
+		exectest.Datacenter("dc2", runtest.Node("far", runtest.Sleeps(time.Hour))),
+	}
+	runtest.Bubble(t, nodes, func(t *testing.T, srv *exectest.Server) {
+		client := srv.Client()
+		var calls sync.WaitGroup
+		for range 100 {
+			calls.Go(func() {
+				e, err := consulexec.New("x", consulexec.WithClient(client), consulexec.WithDatacenter("dc2"))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if _, err := e.Run(t.Context()); !errors.Is(err, consulexec.ErrSessionLost) {
+					t.Errorf("a run in dc2: error %v", err)
+				}
+			})
+		}
+		time.Sleep(30 * time.Second)
+		remove := srv.Fault(exectest.Fault{
+			Match: func(r *http.Request) bool { return r.URL.Query().Get("dc") == "dc2" },
+			Do:    func(_ http.ResponseWriter, r *http.Request, _ http.Handler) { <-r.Context().Done() },
+		})
+		for range 10 {
+			time.Sleep(2 * time.Second)
+			e, err := consulexec.New("x", consulexec.WithClient(client))
+			if err != nil {
+				t.Fatal(err)
+			}
+			start := time.Now()
+			result, err := e.Run(t.Context())
+			if got := runtest.States(result); err != nil || got != "a: exit 0" {
+				t.Errorf("error %v, states %s", err, got)
+			}
+			if took := time.Since(start); took > 2*time.Second {
+				t.Errorf("a run in dc1 took %v", took)
+			}
+		}
+		calls.Wait()
+		remove() // and the sessions end
+	})
+}
+
 // TestRenewalsBesideHung has many requests of others hang for minutes, and a run
 // that has to renew its session meanwhile.
 func TestRenewalsBesideHung(t *testing.T) {

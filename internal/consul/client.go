@@ -140,7 +140,7 @@ func (c *Client) Try(ctx context.Context, op Operation, send func(ctx context.Co
 	}
 	later, end := WithGrace(ctx, op.Grace)
 	defer end()
-	leave, err := c.Pool.enter(later, op)
+	leave, err := c.Pool.enter(later, c.Datacenter, op)
 	if err != nil {
 		return fmt.Errorf("%s%s: %w", op.Doing, c.In(), notSent{err})
 	}

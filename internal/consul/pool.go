@@ -11,10 +11,10 @@ import (
 const (
 	// An agent grants each client address 200 connections, by its default for
 	// http_max_conns_per_client. maxHeld is how many of a process's runs may hold
-	// one for long, and maxInFlight how many further requests it makes at once.
-	// maxRenewals are for renewals alone: requests that hang, such as those to
-	// another datacenter, must not cost a session. That leaves half of the
-	// connections to others.
+	// one for long. maxInFlight is how many further requests it makes at once to
+	// each datacenter: those to one that is cut off hang. maxRenewals are for
+	// renewals alone, so that no other request that hangs costs a session. With
+	// one datacenter that leaves half of the connections to others.
 	maxHeld     = 50
 	maxInFlight = 32
 	maxRenewals = 16
@@ -57,11 +57,18 @@ type Pool struct {
 	transport *http.Transport // nil if its connections are the caller's
 	users     int             // guarded by pools.mu
 
-	inFlight chan struct{} // has an element for each request that does not wait
-	renewals chan struct{} // the same for renewals of sessions
+	mu    sync.Mutex             // guards lanes
+	lanes map[lane]chan struct{} // has an element for each request that does not wait
+
 	listings *Turns        // whose listing is next, of those that do not wait
 	readers  atomic.Int64  // how many runs list
 	crowded  atomic.Int64  // until when no run holds a connection, in Unix nanoseconds
+}
+
+// A lane has room for some requests at once.
+type lane struct {
+	datacenter string
+	renewals   bool
 }
 
 // pools has the pools that are in use.
@@ -81,8 +88,7 @@ func join(key any, transport *http.Transport) *Pool {
 			Events:    &Turns{burst: eventBurst},
 			key:       key,
 			transport: transport,
-			inFlight:  make(chan struct{}, maxInFlight),
-			renewals:  make(chan struct{}, maxRenewals),
+			lanes:     make(map[lane]chan struct{}),
 			listings:  &Turns{burst: listingBurst},
 		}
 		pools.m[key] = p
@@ -104,15 +110,29 @@ func (p *Pool) Leave() {
 	}
 }
 
-// enter waits until a request may be made. The caller calls leave after it.
-func (p *Pool) enter(ctx context.Context, op Operation) (leave func(), err error) {
+// lane returns the lane of requests to a datacenter.
+func (p *Pool) lane(l lane) chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	requests := p.lanes[l]
+	if requests == nil {
+		room := maxInFlight
+		if l.renewals {
+			room = maxRenewals
+		}
+		requests = make(chan struct{}, room)
+		p.lanes[l] = requests
+	}
+	return requests
+}
+
+// enter waits until a request to a datacenter may be made. The caller calls leave
+// after it.
+func (p *Pool) enter(ctx context.Context, datacenter string, op Operation) (leave func(), err error) {
 	if p == nil || op.Held {
 		return func() {}, nil
 	}
-	requests := p.inFlight
-	if op.Renews {
-		requests = p.renewals
-	}
+	requests := p.lane(lane{datacenter, op.Renews})
 	select {
 	case requests <- struct{}{}:
 		return func() { <-requests }, nil
