@@ -171,15 +171,16 @@
 // Consul with the same settings, or with the same client of [WithClient], share
 // three things. Clients that New makes share their connections, which are
 // closed with the last run. A run holds one connection while it waits for news,
-// and further requests are made 32 at a time, besides renewals. If more than 50
-// runs are under way, or Consul has refused a connection, none is held: the
-// runs list in turn, together at most 250 times a second. And the events of all
-// go out in turn, at the pace of gossip, some twenty a second: a run asks for
-// one turn at a time, so a large run does not keep a small one waiting. A run
-// opens its session when the turn of its first event has come. So of a thousand
-// runs that start at once, the last begins after some 50 seconds. Times that an
-// option gives, such as the ack timeout, begin with the event. The context's
-// deadline does not wait.
+// and further requests are made 32 at a time to each datacenter, besides
+// renewals. If more than 50 runs are under way, or Consul has refused a
+// connection, none is held: the runs list in turn, together at most 250 times a
+// second. And the events of all go out in turn, at the pace of gossip, some
+// twenty a second: a run asks for one turn at a time, so a large run does not
+// keep a small one waiting. Runs that are under way alternate with those that
+// begin, so they do not wait for all of these. A run opens its session when the
+// turn of its first event has come. So of a thousand runs that start at once, the
+// last begins after some 50 seconds. Times that an option gives, such as the ack
+// timeout, begin with the event. The context's deadline does not wait.
 //
 // # What Consul's agents do not do
 //

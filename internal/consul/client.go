@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	// requestTimeout bounds a request that Consul answers at once. During an
+	// RequestTimeout bounds a request that Consul answers at once. During an
 	// election Consul itself holds requests for up to 7 s (rpc_hold_timeout).
-	requestTimeout = 10 * time.Second
+	RequestTimeout = 10 * time.Second
 
 	// StartPatience is how long requests may go on failing before a run has a
 	// session. That covers most elections, and a caller whose Consul is down
@@ -63,7 +63,7 @@ type Client struct {
 type Operation struct {
 	Doing    string        // what the request does, to what; for its error
 	Need     string        // the permission that it takes; for its error
-	Timeout  time.Duration // bounds one try; requestTimeout if 0
+	Timeout  time.Duration // bounds one try; RequestTimeout if 0
 	Grace    time.Duration // how long a try goes on after the context has ended
 	Patience time.Duration // how long tries may go on failing; SessionLife if 0
 	Held     bool          // it may hold a connection for long
@@ -136,7 +136,7 @@ func (c *Client) Retry(ctx context.Context, op Operation, retryable func(error) 
 // Try makes a request by send once. Its error says what the request was doing.
 func (c *Client) Try(ctx context.Context, op Operation, send func(ctx context.Context) error) error {
 	if op.Timeout == 0 {
-		op.Timeout = requestTimeout
+		op.Timeout = RequestTimeout
 	}
 	later, end := WithGrace(ctx, op.Grace)
 	defer end()

@@ -60,9 +60,9 @@ type Pool struct {
 	mu    sync.Mutex             // guards lanes
 	lanes map[lane]chan struct{} // has an element for each request that does not wait
 
-	listings *Turns        // whose listing is next, of those that do not wait
-	readers  atomic.Int64  // how many runs list
-	crowded  atomic.Int64  // until when no run holds a connection, in Unix nanoseconds
+	listings *Turns       // whose listing is next, of those that do not wait
+	readers  atomic.Int64 // how many runs list
+	crowded  atomic.Int64 // until when no run holds a connection, in Unix nanoseconds
 }
 
 // A lane has room for some requests at once.

@@ -21,7 +21,7 @@ type lister struct {
 	body     *body
 	forecast forecast
 	refresh  refresh
-	poll     consul.Poll
+	poll     poll
 	longest  time.Duration // that the next listing may wait; no limit if 0
 }
 
@@ -46,13 +46,13 @@ func (l *lister) list(ctx context.Context, index uint64) (found listing, err err
 	}
 	op := consul.Operation{Doing: "list keys under " + l.base, Need: "key:list on " + l.base}
 	if index > 0 {
-		op.Held, op.Timeout = true, consul.PollTimeout
+		op.Held, op.Timeout = true, pollTimeout
 	}
 	err = l.sight.do(waiting, l.Client, op, func(ctx context.Context) error {
 		found, err = l.ask(ctx, index)
 		if err != nil && waiting.Err() == nil {
 			l.refresh.arm(nil)
-			if index > 0 && l.poll.Cut(err, time.Since(l.sight.asked)) {
+			if index > 0 && l.poll.cut(err, time.Since(l.sight.asked)) {
 				found, err = l.ask(ctx, 0)
 			}
 			index = 0
@@ -72,7 +72,7 @@ func (l *lister) ask(ctx context.Context, index uint64) (found listing, err erro
 	l.sight.asked = time.Now()
 	var meta *api.QueryMeta
 	q := l.Query(l.body.intercept(ctx))
-	if q.WaitIndex, q.WaitTime = index, l.poll.Wait(); l.longest > 0 {
+	if q.WaitIndex, q.WaitTime = index, l.poll.wait(); l.longest > 0 {
 		q.WaitTime = min(q.WaitTime, l.longest)
 	}
 	if found.values = l.forecast.wantsValues(time.Now()); found.values {
