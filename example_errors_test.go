@@ -11,8 +11,9 @@ import (
 )
 
 // statusOf returns the HTTP status that tells a service's caller what became of
-// a run.
-func statusOf(err error) int {
+// a run. Many callers repeat a request after 503. So that status is only for a
+// run that was not submitted, which no node ran.
+func statusOf(submitted bool, err error) int {
 	var node *consulexec.NodeError
 	switch {
 	case err == nil:
@@ -23,7 +24,7 @@ func statusOf(err error) int {
 		return http.StatusNotFound
 	case errors.Is(err, consulexec.ErrPermissionDenied):
 		return http.StatusForbidden
-	case errors.Is(err, consulexec.ErrUnavailable):
+	case errors.Is(err, consulexec.ErrUnavailable) && !submitted:
 		return http.StatusServiceUnavailable
 	case errors.Is(err, consulexec.ErrTimedOut), errors.Is(err, context.DeadlineExceeded):
 		return http.StatusGatewayTimeout
@@ -33,7 +34,8 @@ func statusOf(err error) int {
 	return http.StatusInternalServerError
 }
 
-// Result.Err has everything, so it alone decides what a service answers.
+// Result.Err has all that went wrong, and Result.Submitted says whether a node
+// may have run the command. Together they decide what a service answers.
 func ExampleResult_Err() {
 	srv := exectest.NewServer(
 		exectest.Node("web-1", exectest.Run(exectest.Answer("", 0))),
@@ -43,11 +45,12 @@ func ExampleResult_Err() {
 
 	answer := func(command string, options ...consulexec.Option) {
 		e, err := consulexec.New(command, append(options, consulexec.WithClient(srv.Client()))...)
+		submitted := false
 		if err == nil {
 			result, _ := e.Run(context.Background()) // the error is in result.Err, too
-			err = result.Err()
+			submitted, err = result.Submitted, result.Err()
 		}
-		fmt.Println(statusOf(err), err)
+		fmt.Println(statusOf(submitted, err), err)
 	}
 	answer("upgrade", consulexec.WithNode("^web-1$"))
 	answer("upgrade", consulexec.WithNode("("))

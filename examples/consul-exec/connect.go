@@ -13,9 +13,14 @@ import (
 	"github.com/consulexec/consulexec/exectest"
 )
 
-// connectTimeout is how long the agent may take to answer and to know a leader.
-// Consul usually elects a new leader in less time.
-const connectTimeout = 8 * time.Second
+const (
+	// connectTimeout is how long the agent may take to answer and to know a
+	// leader. Consul usually elects a new leader in less time.
+	connectTimeout = 8 * time.Second
+
+	// sayWaiting is when the program says what it waits for.
+	sayWaiting = 2 * time.Second
+)
 
 // connect returns how to reach the cluster, and a function that closes what it
 // has started. Only -demo starts a cluster.
@@ -33,6 +38,10 @@ func connect(ctx context.Context, job *job, screen *screen) (*api.Config, func()
 	if err != nil {
 		return nil, nil, fmt.Errorf("set up the Consul client: %w", err)
 	}
+	waiting := time.AfterFunc(sayWaiting, func() {
+		screen.err(fmt.Sprintf("waiting up to %v for the Consul agent at %s to answer and to know a leader", connectTimeout, config.Address))
+	})
+	defer waiting.Stop()
 	if err := checkConsul(ctx, client); ctx.Err() != nil {
 		return nil, nil, context.Cause(ctx)
 	} else if err != nil {

@@ -105,13 +105,17 @@ func TestNoConsul(t *testing.T) {
 	}
 }
 
-// TestElection has an agent that learns of a leader while the program waits.
+// TestElection has agents that learn of a leader while the program waits. If that
+// takes long, the program says once what it waits for.
 func TestElection(t *testing.T) {
 	t.Parallel()
-	srv := newServer(t, answer("a", "", 0))
-	srv.Fault(exectest.Fault{Match: exectest.Path("GET", "/v1/status/leader"), Times: 2, Do: exectest.Respond(http.StatusOK, `""`)})
-	if stdout, stderr, status := consulExec(t, srv.URL, "true"); status != 0 || stderr != "" {
-		t.Errorf("status %d, stderr %q, stdout %q", status, stderr, stdout)
+	for times, waits := range map[int]string{1: "", 5: "waiting up to 8s for the Consul agent at %s to answer and to know a leader\n"} {
+		srv := newServer(t, answer("a", "", 0))
+		srv.Fault(exectest.Fault{Match: exectest.Path("GET", "/v1/status/leader"), Times: times, Do: exectest.Respond(http.StatusOK, `""`)})
+		want := strings.ReplaceAll(waits, "%s", strings.TrimPrefix(srv.URL, "http://"))
+		if stdout, stderr, status := consulExec(t, srv.URL, "true"); status != 0 || stderr != want {
+			t.Errorf("leader after %d answers: status %d, stderr %q, want %q, stdout %q", times, status, stderr, want, stdout)
+		}
 	}
 }
 

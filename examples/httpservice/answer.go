@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -26,6 +28,19 @@ func refuse(status int, format string, args ...any) error {
 	return &refusal{status, fmt.Errorf(format, args...)}
 }
 
+// option matches an option of the library that has a field in an order, as in
+// WithNode("^web-") and WithNodes(2 names).
+var option = regexp.MustCompile(`\bWith(Nodes?)\(("(?:[^"\\]|\\.)*"|[^()"]*)\)`)
+
+// describe returns the text of an error of the library. It names the fields of
+// an order instead of options: node="^web-" for WithNode("^web-").
+func describe(err error) string {
+	return option.ReplaceAllStringFunc(err.Error(), func(text string) string {
+		match := option.FindStringSubmatch(text)
+		return fmt.Sprintf("%s=%s", strings.ToLower(match[1]), match[2])
+	})
+}
+
 // writeError answers with the status of a *refusal, or else with 500, and the
 // text of the error.
 func writeError(w http.ResponseWriter, err error) {
@@ -36,7 +51,7 @@ func writeError(w http.ResponseWriter, err error) {
 	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", strconv.Itoa(int(retryAfter.Seconds())))
 	}
-	writeJSON(w, status, map[string]string{"error": err.Error()})
+	writeJSON(w, status, map[string]string{"error": describe(err)})
 }
 
 // writeJSON answers with a value as JSON.

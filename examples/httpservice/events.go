@@ -42,6 +42,10 @@ func (s *server) events(w http.ResponseWriter, req *http.Request) {
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
 	control := http.NewResponseController(w)
+	control.SetWriteDeadline(time.Now().Add(writeTimeout))
+	if control.Flush() != nil { // the header: the run may be silent for long
+		return
+	}
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()
 	for {

@@ -99,7 +99,7 @@ func (s *server) targets(w http.ResponseWriter, req *http.Request) {
 	}
 	answer.Nodes = append(answer.Nodes, names...)
 	if err != nil {
-		answer.Error = err.Error()
+		answer.Error = describe(err)
 	}
 	writeJSON(w, http.StatusOK, answer)
 }

@@ -26,7 +26,7 @@ func (r *run) summary() summary {
 	if r.over() {
 		s.State, s.Ended = "succeeded", r.ended.UTC()
 		if err := r.result.Err(); err != nil {
-			s.State, s.Error = "failed", err.Error()
+			s.State, s.Error = "failed", describe(err)
 		}
 	}
 	return s

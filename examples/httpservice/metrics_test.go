@@ -96,7 +96,7 @@ func TestTargets(t *testing.T) {
 	for body, want := range map[string]string{
 		`{"command": "x"}`:                             `{"nodes":["db-1","web-1","web-2"]}`,
 		`{"command": "x", "node": "^web"}`:             `{"nodes":["web-1","web-2"]}`,
-		`{"command": "x", "node": "^none"}`:            `{"nodes":[],"error":"consulexec: no matching node`,
+		`{"command": "x", "node": "^none"}`:            `{"nodes":[],"error":"consulexec: no matching node is alive (node=\"^none\")"}`,
 		`{"command": "x", "nodes": ["web-1", "gone"]}`: `{"nodes":["web-1"],"error":"consulexec: node gone`,
 		`{"command": "x", "nodes": []}`:                `{"error":"read the request: nodes is empty`,
 		`{"command": ""}`:                              `{"error":"consulexec: no command`,

@@ -18,7 +18,7 @@ func TestBadInput(t *testing.T) {
 		want       string
 	}{
 		{"no command", `{"command": ""}`, asJSON, 400, "no command"},
-		{"filter", `{"command": "x", "node": "web-("}`, asJSON, 400, `WithNode(\"web-(\")`},
+		{"filter", `{"command": "x", "node": "web-("}`, asJSON, 400, `{"error":"consulexec: node=\"web-(\": error parsing regexp`},
 		{"names", `{"command": "x", "nodes": ["a", ""]}`, asJSON, 400, "nodes: name 2 of 2 is empty"},
 		{"no names", `{"command": "x", "nodes": []}`, asJSON, 400, "nodes is empty or null"},
 		{"null names", `{"command": "x", "nodes": null}`, asJSON, 400, "nodes is empty or null"},
@@ -66,5 +66,29 @@ func (s *service) checkNothingRan(t *testing.T) {
 	t.Helper()
 	for _, r := range s.cluster.Requests() {
 		t.Errorf("%s %s", r.Method, r.Path)
+	}
+}
+
+// TestFields has runs that match no node. Their errors must name the fields of
+// the order, not the options of the library.
+func TestFields(t *testing.T) {
+	s := start(t, exectest.Node("a"))
+	for _, test := range []struct {
+		order
+		want string
+	}{
+		{order{Command: "x", Node: "^none"}, `(node="^none")`},
+		{order{Command: "x", Node: `WithNodes\("x"\)$`}, `(node="WithNodes\\(\"x\"\\)$")`},
+		{order{Command: "x", Node: "^none", Nodes: nodeNames{"a", "b"}}, `(nodes=2 names, node="^none")`},
+	} {
+		run := begin(t, s.web.URL, test.order)
+		if e := read(t, run, "").until("end"); !strings.HasSuffix(e.Error, test.want) {
+			t.Errorf("the end: %s, want %s", e.Error, test.want)
+		}
+		_, text := request(t, "GET", s.web.URL+"/runs", "")
+		var answer struct{ Runs []summary }
+		if err := json.Unmarshal([]byte(text), &answer); err != nil || !strings.HasSuffix(answer.Runs[0].Error, test.want) {
+			t.Errorf("the list: %s, want %s", text, test.want)
+		}
 	}
 }

@@ -107,7 +107,7 @@ func TestPage(t *testing.T) {
 	b.tab()
 	b.write("web-(") // not a regular expression
 	b.enter()
-	b.wait(text("error", `WithNode("web-("): error parsing regexp`))
+	b.wait(text("error", `node="web-(": error parsing regexp`))
 	b.eval(`document.getElementById("node").select()`, nil)
 	b.write("^web-")
 	b.tab()

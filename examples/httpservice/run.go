@@ -72,7 +72,7 @@ func (r *run) follow(ctx context.Context) {
 	r.conclude()
 	end := event{Type: "end", Time: r.ended}
 	if failed := r.result.Err(); failed != nil {
-		end.Error = failed.Error()
+		end.Error = describe(failed)
 	}
 	close(r.done) // before the end, so that whoever has read the end can start another run
 	r.record.end(end)

@@ -258,6 +258,25 @@ func TestLive(t *testing.T) {
 	}
 }
 
+// TestQuiet connects to a run that is silent. The answer must begin at once: it
+// tells the reader, and each proxy, that the run is there.
+func TestQuiet(t *testing.T) {
+	end := make(chan struct{})
+	s := start(t, exectest.Node("a", exectest.Run(func(context.Context, *exectest.Job) int {
+		<-end
+		return 0
+	})))
+	t.Cleanup(func() { close(end) })
+	run := begin(t, s.web.URL, order{Command: "wait"})
+	r := read(t, run, "")
+	r.until("ack")
+	began := time.Now()
+	read(t, run, strconv.Itoa(r.id))
+	if took := time.Since(began); took > heartbeat/2 {
+		t.Errorf("the answer began after %v", took)
+	}
+}
+
 func TestCharacters(t *testing.T) {
 	text := strings.Repeat("ä→😀", 2000) // agents cut it every 4096 bytes, also within a character
 	s := start(t, exectest.Node("a", exectest.Run(exectest.Answer("x"+text, 0))), exectest.Node("b", exectest.Run(exectest.Answer("yes\xff\xe2\x82", 0))))

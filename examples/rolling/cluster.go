@@ -48,7 +48,7 @@ func init() {
 	}
 	embedded := flag.Bool("demo", false, "try this program on an embedded cluster of twenty nodes with a service web, on this machine")
 	cluster := flag.Bool("cluster", false, "like -demo, on a real Consul cluster of three nodes; the first time, this builds Consul")
-	broken := flag.String("break", "", "with -demo or -cluster: the service of this `node` does not come up again after its restart")
+	broken := flag.String("break", "", "with -demo or -cluster, and without -command: the service of this `node` does not come up again after its restart")
 	startDemo = func(ctx context.Context, r *rollout) (func(), error) {
 		switch {
 		case *embedded && *cluster:
@@ -63,6 +63,9 @@ func init() {
 		nodes := nodeNames(*cluster)
 		if *broken != "" && !slices.Contains(nodes, *broken) {
 			return nil, fmt.Errorf("-break %s: there is no such node; the nodes are %s", *broken, strings.Join(nodes, " "))
+		}
+		if *broken != "" && r.command != "" {
+			return nil, fmt.Errorf("-break %s cannot be combined with -command %s, which does not restart the service of -demo or -cluster", *broken, r.command)
 		}
 		if os.Getenv(api.HTTPAddrEnvName) != "" {
 			fmt.Fprintf(os.Stderr, "-demo and -cluster ignore %s\n", api.HTTPAddrEnvName)

@@ -505,6 +505,8 @@ func TestNothingRuns(t *testing.T) {
 		{"other service of the cluster", closed, []string{"-cluster", "-service=db"}, []string{"-service db", "-cluster", "service web"}},
 		{"break nobody", closed, []string{"-demo", "-break=nope"}, []string{"-break nope", "no such node", "web-01 web-02"}},
 		{"break nobody of the cluster", closed, []string{"-cluster", "-break=web-01"}, []string{"-break web-01", "no such node", "client-2"}},
+		{"break and command", closed, []string{"-demo", "-break=web-07"}, []string{"-break web-07", "-command touch", "does not restart"}},
+		{"break and command of the cluster", closed, []string{"-cluster", "-break=client-2"}, []string{"-break client-2", "-command touch", "does not restart"}},
 		{"break alone", closed, []string{"-break", "a"}, []string{"-break", "-demo", "-cluster"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -5,9 +5,9 @@
 // http://localhost:8500. If CONSUL_HTTP_ADDR is not set and nothing listens at
 // the default address, it says so and runs `uptime` on this machine, on three
 // nodes embedded in this process. While an agent is slow or knows no leader, a
-// warning on standard error says so. If that lasts, it is an error. Ctrl-C and
-// SIGTERM end the run and leave nothing behind in Consul, and so does an output
-// that nobody reads any more.
+// warning on standard error says so. If that lasts, it is an error. Ctrl-C,
+// SIGTERM and SIGHUP end the run and leave nothing behind in Consul, and so does
+// an output that nobody reads any more.
 //
 // This file needs no other: copy it. The flag -cluster is in cluster.go.
 package main
@@ -38,7 +38,7 @@ import (
 func main() {
 	flag.Parse()
 	ctx, cancel := context.WithCancelCause(context.Background())
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(ctx, endSignals()...)
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // a failed write returns an error instead of ending the program
 	err := run(ctx, output{os.Stdout, cancel})
 	stop()
@@ -46,6 +46,16 @@ func main() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// endSignals returns the signals that end the run. SIGHUP is ignored under
+// nohup.
+func endSignals() []os.Signal {
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	return signals
 }
 
 // An output is standard output. If nobody reads it any more, it ends the run.

@@ -130,13 +130,13 @@ func TestArgument(t *testing.T) {
 	}
 }
 
-// TestInterrupt ends the program during a run, by Ctrl-C or SIGTERM.
+// TestInterrupt ends the program during a run, by Ctrl-C, SIGTERM or SIGHUP.
 func TestInterrupt(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("os.Process.Signal can't send Ctrl-C on Windows")
 	}
 	program := build(t)
-	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
+	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP} {
 		t.Run(signal.String(), func(t *testing.T) { interrupt(t, program, signal) })
 	}
 }
@@ -170,6 +170,33 @@ func interrupt(t *testing.T, program string, signal os.Signal) {
 	}
 	if keys, sessions := srv.Keys(""), srv.Sessions(); len(keys)+len(sessions) > 0 {
 		t.Errorf("left behind: %v %v", keys, sessions)
+	}
+}
+
+// TestNohup sends SIGHUP to a program that was started to ignore it.
+func TestNohup(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("there is no SIGHUP on Windows")
+	}
+	acked, goOn := make(chan struct{}), make(chan struct{})
+	srv := exectest.NewServer(exectest.Node("a", exectest.Run(func(context.Context, *exectest.Job) int {
+		close(acked)
+		<-goOn
+		return 0
+	})))
+	defer srv.Close()
+	command := exec.CommandContext(t.Context(), "sh", "-c", `trap "" HUP; exec "$0"`, build(t))
+	command.Env = append(os.Environ(), "CONSUL_HTTP_ADDR="+srv.URL)
+	var output bytes.Buffer
+	command.Stdout, command.Stderr = &output, &output
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	<-acked
+	command.Process.Signal(syscall.SIGHUP)
+	close(goOn)
+	if err := command.Wait(); err != nil || !strings.HasSuffix(output.String(), "a: exit 0\ndone\n") {
+		t.Errorf("error %v, output %s", err, &output)
 	}
 }
 
