@@ -154,7 +154,8 @@
 // long as the session can live: 30 seconds after its last renewal. If Consul
 // refuses a request because it grants no further connection, or by its rate
 // limit (429), retries go on for as long as the context lets them, and the
-// session if there is one. A connection that is reset may be such a refusal: if
+// session if there is one. (Package net/http may then log "Unsolicited response
+// received on idle HTTP channel", by package log.) A connection that is reset may be such a refusal: if
 // it is no more than that, retries go on for 30 seconds. No node ages while
 // nothing can be read. What a gateway in front of Consul answers by itself says
 // nothing of session and keys. An event that may have gone out is fired again

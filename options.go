@@ -783,10 +783,13 @@ func WithConfig(conf *api.Config) Option {
 // WithClient uses the caller's client, which may serve any number of runs at
 // once. Its connections stay open after the run. Make one client for all runs:
 // runs with different clients know nothing of each other, and each client keeps
-// connections of its own. If the client was made for another datacenter than its
-// agent's, give WithDatacenter too. It has to use the default namespace and
-// partition. Much output takes more CPU to read than with WithConfig, as
-// consul/api then decodes it. Given twice, the later value counts.
+// connections of its own. If other programs use up the connections that the
+// agent grants, the runs get by with those that the client's transport keeps
+// idle: see MaxIdleConnsPerHost of http.Transport. If the client was made for
+// another datacenter than its agent's, give WithDatacenter too. It has to use
+// the default namespace and partition. Much output takes more CPU to read than
+// with WithConfig, as consul/api then decodes it. Given twice, the later value
+// counts.
 func WithClient(client *api.Client) Option {
 	return func(c *config) error {
 		if client == nil {

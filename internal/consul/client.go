@@ -113,7 +113,7 @@ func (c *Client) Retry(ctx context.Context, op Operation, retryable func(error) 
 	defer func() { c.outage.end(c.Log, err) }()
 	waitsOut := func() {
 		switch {
-		case c.Pool.isCrowded(err):
+		case c.Pool.wasCrowded(err):
 			began = time.Now()
 		case isReset(err):
 			op.Patience = max(op.Patience, SessionLife)

@@ -69,6 +69,20 @@ type Pool struct {
 type lane struct {
 	datacenter string
 	renewals   bool
+	crowded    bool
+}
+
+// room returns how many requests may be in a lane. When Consul has refused a
+// connection it is one, so that all get by with the connections that are open: the
+// client of a caller keeps two or three.
+func (l lane) room() int {
+	switch {
+	case l.crowded:
+		return 1
+	case l.renewals:
+		return maxRenewals
+	}
+	return maxInFlight
 }
 
 // pools has the pools that are in use.
@@ -116,11 +130,7 @@ func (p *Pool) lane(l lane) chan struct{} {
 	defer p.mu.Unlock()
 	requests := p.lanes[l]
 	if requests == nil {
-		room := maxInFlight
-		if l.renewals {
-			room = maxRenewals
-		}
-		requests = make(chan struct{}, room)
+		requests = make(chan struct{}, l.room())
 		p.lanes[l] = requests
 	}
 	return requests
@@ -132,7 +142,7 @@ func (p *Pool) enter(ctx context.Context, datacenter string, op Operation) (leav
 	if p == nil || op.Held {
 		return func() {}, nil
 	}
-	requests := p.lane(lane{datacenter, op.Renews})
+	requests := p.lane(lane{datacenter, op.Renews, p.isCrowded()})
 	select {
 	case requests <- struct{}{}:
 		return func() { <-requests }, nil
@@ -153,7 +163,7 @@ func (p *Pool) AddReader() (remove func()) {
 // MayHold reports whether a run may hold a connection for long. If not, it waits
 // for its turn to list without waiting for a change.
 func (p *Pool) MayHold(ctx context.Context) (bool, error) {
-	if p == nil || p.readers.Load() <= maxHeld && time.Now().UnixNano() >= p.crowded.Load() {
+	if p == nil || p.readers.Load() <= maxHeld && !p.isCrowded() {
 		return true, nil
 	}
 	if !p.listings.Ask(listingCost, false).Wait(ctx) {
@@ -170,8 +180,11 @@ func (p *Pool) refused() {
 	}
 }
 
-// isCrowded reports whether a request failed with err because Consul refuses
+// isCrowded reports whether Consul has refused a connection a moment ago.
+func (p *Pool) isCrowded() bool { return time.Now().UnixNano() < p.crowded.Load() }
+
+// wasCrowded reports whether a request failed with err because Consul refuses
 // requests for now.
-func (p *Pool) isCrowded(err error) bool {
-	return saysTooMuch(err) || isReset(err) && p != nil && time.Now().UnixNano() < p.crowded.Load()
+func (p *Pool) wasCrowded(err error) bool {
+	return saysTooMuch(err) || isReset(err) && p != nil && p.isCrowded()
 }

@@ -206,6 +206,46 @@ func TestInFlight(t *testing.T) {
 	})
 }
 
+// TestInFlightCrowded makes many requests at once when Consul has just refused a
+// connection.
+func TestInFlightCrowded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestClient(t)
+		var now, most atomic.Int64
+		var calls sync.WaitGroup
+		atOnce := func() int64 {
+			most.Store(0)
+			for _, op := range []Operation{{}, {Renews: true}} {
+				for range 2 * maxInFlight {
+					calls.Go(func() {
+						if err := c.Do(t.Context(), op, func(ctx context.Context) error {
+							most.Store(max(most.Load(), now.Add(1)))
+							defer now.Add(-1)
+							Sleep(ctx, time.Millisecond)
+							return nil
+						}); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+			}
+			calls.Wait()
+			return most.Load()
+		}
+		refuse := func(context.Context) error {
+			return api.StatusError{Code: 429, Body: "Your IP is issuing too many concurrent connections"}
+		}
+		_ = c.Try(t.Context(), Operation{}, refuse)
+		if got := atOnce(); got != 2 {
+			t.Errorf("%d requests at once, want one and one renewal", got)
+		}
+		time.Sleep(crowdedTime)
+		if got := atOnce(); got != maxInFlight+maxRenewals {
+			t.Errorf("%d requests at once later, want %d", got, maxInFlight+maxRenewals)
+		}
+	})
+}
+
 // TestMayHold has few runs that list, then many, and then Consul refuses one.
 func TestMayHold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
