@@ -70,15 +70,20 @@ func TestSecondCopy(t *testing.T) {
 func TestCopiesAtOnce(t *testing.T) {
 	eachShell(t, func(t *testing.T, sh nodeShell) {
 		t.Parallel()
-		a := newAgent(t)
+		var agents []*agent
+		var copies [][]*started
 		for range upTo(10) {
+			a := newAgent(t)
 			job := sh.kept(killable(Spec{Command: "echo x >>ran; echo a; exit 3"}), runID())
-			var copies []*started
+			var started []*started
 			for range 4 {
-				copies = append(copies, a.start(job))
+				started = append(started, a.start(job))
 			}
+			agents, copies = append(agents, a), append(copies, started)
+		}
+		for i, a := range agents {
 			full := 0
-			for _, s := range copies {
+			for _, s := range copies[i] {
 				output, code := s.wait()
 				switch {
 				case output == "a\n" && code == 3:
@@ -91,7 +96,6 @@ func TestCopiesAtOnce(t *testing.T) {
 				t.Errorf("%d copies have printed", full)
 			}
 			a.once()
-			os.Remove(filepath.Join(a.tmp, "ran"))
 		}
 	})
 }
