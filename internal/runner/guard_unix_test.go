@@ -158,6 +158,7 @@ func TestGuardTaken(t *testing.T) {
 			"stranger": func(path string) error { return errors.Join(os.Mkdir(path, 0o777), os.Chown(path, stranger, -1)) },
 		} {
 			t.Run(name, func(t *testing.T) {
+				t.Parallel()
 				if name == "stranger" && os.Getuid() != 0 {
 					t.Skip("only root can give a file to somebody")
 				}
