@@ -63,14 +63,14 @@ type node struct {
 	queued       bool         // its event has not gone out yet
 	unfenceable  bool         // its ack has no key of its own
 	unacked      bool         // its event went out, and it may still acknowledge
+	expected     bool         // it is one of the nodes that should answer
+	twice        bool         // it seems to have run the command twice
+	turnedAway   bool         // the runner turned a second copy of the job away
 	dispatchedAt time.Time    // when its ack time began, or zero
 	reason       error        // what is known of its outcome besides the state, or nil
 	nologin      nologinMatch // whether its output is nologin's
 	seen         time.Time    // its last sign of life
-	expected     bool         // it is one of the nodes that should answer
 	unreachable  error        // why gossip does not reach its agent, or nil
-	twice        bool         // it seems to have run the command twice
-	turnedAway   bool         // the runner turned a second copy of the job away
 	delivered    int64        // how many bytes of its output have been delivered
 	streams      []*stream    // what brings its output: its dispatch, and those that asked it
 	recovery
