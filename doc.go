@@ -154,17 +154,17 @@
 // long as the session can live: 30 seconds after its last renewal. If Consul
 // refuses a request because it grants no further connection, or by its rate
 // limit (429), retries go on for as long as the context lets them, and the
-// session if there is one. (Package net/http may then log "Unsolicited response
-// received on idle HTTP channel", by package log.) A connection that is reset may be such a refusal: if
-// it is no more than that, retries go on for 30 seconds. No node ages while
-// nothing can be read. What a gateway in front of Consul answers by itself says
-// nothing of session and keys. An event that may have gone out is fired again
-// only for nodes that are fenced, so that no retry makes a node run the command
-// twice. If the nodes are not known, it is fired again only if Consul says that
-// it did nothing. An agent that lost its server meanwhile may say so of its
-// second try only. An agent whose write fails in such a time gives up and falls
-// silent: its node is lost. With [WithRecovery] the run asks such nodes, and it
-// outlives its session.
+// session if there is one. (Package net/http may log an "Unsolicited response
+// received on idle HTTP channel" then.) A connection that is reset may be such
+// a refusal: if it is no more than that, retries go on for 30 seconds. No node
+// ages while nothing can be read. What a gateway in front of Consul answers by
+// itself says nothing of session and keys. An event that may have gone out is
+// fired again only for nodes that are fenced, so that no retry makes a node run
+// the command twice. If the nodes are not known, it is fired again only if
+// Consul says that it did nothing. An agent that lost its server meanwhile may
+// say so of its second try only. An agent whose write fails in such a time
+// gives up and falls silent: its node is lost. With [WithRecovery] the run asks
+// such nodes, and it outlives its session.
 //
 // # Many runs at once
 //
@@ -173,15 +173,16 @@
 // three things. Clients that New makes share their connections, which are
 // closed with the last run. A run holds one connection while it waits for news,
 // and further requests are made 32 at a time to each datacenter, besides
-// renewals. If more than 50 runs are under way, or Consul has refused a
+// renewals, or one at a time for ten seconds after Consul has refused a
+// connection. If more than 50 runs are under way, or Consul has refused a
 // connection, none is held: the runs list in turn, together at most 250 times a
 // second. And the events of all go out in turn, at the pace of gossip, some
 // twenty a second: a run asks for one turn at a time, so a large run does not
 // keep a small one waiting. Runs that are under way alternate with those that
 // begin, so they do not wait for all of these. A run opens its session when the
-// turn of its first event has come. So of a thousand runs that start at once, the
-// last begins after some 50 seconds. Times that an option gives, such as the ack
-// timeout, begin with the event. The context's deadline does not wait.
+// turn of its first event has come. So of a thousand runs that start at once,
+// the last begins after some 50 seconds. Times that an option gives, such as
+// the ack timeout, begin with the event. The context's deadline does not wait.
 //
 // # What Consul's agents do not do
 //

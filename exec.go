@@ -546,8 +546,7 @@ func (r *run) mayFire() bool {
 	}
 }
 
-// askTurn asks for the turn of an event, which may be the first of a run that
-// begins.
+// askTurn asks for the turn of an event. first says that a run begins with it.
 func (r *run) askTurn(size int, first bool) *consul.Turn {
 	return r.consul.Pool.Events.Ask(consul.EventCost(size), first)
 }

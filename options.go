@@ -74,7 +74,7 @@ type config struct {
 	capture  int
 	logger   *slog.Logger
 	handlers handlers
-	kills    bool             // whether it ends the commands of another run, and so goes on with that one
+	kills    bool             // whether it is a killer, which takes turns as a run under way
 	onTurn   func(waits bool) // called when events begin to wait for their turn, and when none does any more
 }
 

@@ -18,7 +18,7 @@ const (
 	// leader. Consul usually elects a new leader in less time.
 	connectTimeout = 8 * time.Second
 
-	// sayWaiting is when the program says what it waits for.
+	// sayWaiting is how long the program waits before it says what for.
 	sayWaiting = 2 * time.Second
 )
 

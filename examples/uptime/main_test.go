@@ -136,7 +136,7 @@ func TestInterrupt(t *testing.T) {
 		t.Skip("os.Process.Signal can't send Ctrl-C on Windows")
 	}
 	program := build(t)
-	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP} {
+	for _, signal := range endSignals() {
 		t.Run(signal.String(), func(t *testing.T) { interrupt(t, program, signal) })
 	}
 }

@@ -19,8 +19,8 @@ const (
 	maxInFlight = 32
 	maxRenewals = 16
 
-	// crowdedTime is how long no run holds a connection after Consul has refused
-	// one.
+	// crowdedTime is how long after a refused connection no run holds one, and
+	// requests go one at a time.
 	crowdedTime = 10 * time.Second
 
 	// If runs may not hold a connection, they list without waiting: together no
@@ -72,9 +72,9 @@ type lane struct {
 	crowded    bool
 }
 
-// room returns how many requests may be in a lane. When Consul has refused a
-// connection it is one, so that all get by with the connections that are open: the
-// client of a caller keeps two or three.
+// room returns how many requests may be in a lane at once. After Consul has
+// refused a connection it is one: a caller's client keeps two or three
+// connections open, and Consul would refuse more.
 func (l lane) room() int {
 	switch {
 	case l.crowded:
@@ -124,7 +124,7 @@ func (p *Pool) Leave() {
 	}
 }
 
-// lane returns the lane of requests to a datacenter.
+// lane returns the channel of a lane.
 func (p *Pool) lane(l lane) chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -142,12 +142,18 @@ func (p *Pool) enter(ctx context.Context, datacenter string, op Operation) (leav
 	if p == nil || op.Held {
 		return func() {}, nil
 	}
-	requests := p.lane(lane{datacenter, op.Renews, p.isCrowded()})
-	select {
-	case requests <- struct{}{}:
-		return func() { <-requests }, nil
-	case <-ctx.Done():
-		return nil, ContextError(ctx)
+	for {
+		crowded := p.isCrowded()
+		requests := p.lane(lane{datacenter, op.Renews, crowded})
+		select {
+		case requests <- struct{}{}:
+			if p.isCrowded() == crowded {
+				return func() { <-requests }, nil
+			}
+			<-requests // that has changed meanwhile: the other lane counts
+		case <-ctx.Done():
+			return nil, ContextError(ctx)
+		}
 	}
 }
 

@@ -239,6 +239,17 @@ func TestInFlightCrowded(t *testing.T) {
 		if got := atOnce(); got != 2 {
 			t.Errorf("%d requests at once, want one and one renewal", got)
 		}
+		start := time.Now()
+		for range 100 {
+			calls.Go(func() {
+				if err := c.Do(t.Context(), Operation{}, func(ctx context.Context) error { Sleep(ctx, time.Second); return nil }); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		if calls.Wait(); time.Since(start) > 2*crowdedTime {
+			t.Errorf("requests that waited when Consul refused connections went on for %v", time.Since(start))
+		}
 		time.Sleep(crowdedTime)
 		if got := atOnce(); got != maxInFlight+maxRenewals {
 			t.Errorf("%d requests at once later, want %d", got, maxInFlight+maxRenewals)

@@ -9,9 +9,9 @@ import (
 
 // Turns lets several runs do something in turn, at a pace that all of them share.
 // Each run asks for one turn at a time. They come in the order in which they were
-// asked for, so a run that needs thousands does not keep others waiting. But runs
-// that begin and runs that are under way alternate: a run does not wait in the
-// middle for a thousand that begin. Several goroutines may use it.
+// asked for, so a run that needs thousands does not keep others waiting. But
+// runs that begin and runs that are under way alternate: a run does not wait in
+// its middle for a thousand that begin. Several goroutines may use it.
 type Turns struct {
 	burst time.Duration // how much may be given at once after a while of rest
 
@@ -34,7 +34,7 @@ type Turn struct {
 }
 
 // Ask asks for a turn that takes the given time of all, or the burst if that is
-// less. It may be the first of a run that begins.
+// less. first says that a run begins with it.
 func (t *Turns) Ask(cost time.Duration, first bool) *Turn {
 	come := make(chan struct{})
 	turn := &Turn{C: come, of: t, come: come, cost: min(cost, t.burst), first: first}
