@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -167,14 +166,32 @@ func newTestClient(t *testing.T) *Client {
 	return &Client{Pool: p, Log: slog.New(slog.DiscardHandler)}
 }
 
+// A gauge counts requests that are under way.
+type gauge struct {
+	mu        sync.Mutex // guards the fields below
+	now, most int
+}
+
+// enter counts a request. The caller calls leave when it ends.
+func (g *gauge) enter() (leave func()) {
+	g.add(1)
+	return func() { g.add(-1) }
+}
+
+func (g *gauge) add(n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.now += n
+	g.most = max(g.most, g.now)
+}
+
 // TestInFlight makes more requests at once than a process may.
 func TestInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newTestClient(t)
-		var now, most atomic.Int64
+		var requests gauge
 		send := func(ctx context.Context) error {
-			most.Store(max(most.Load(), now.Add(1)))
-			defer now.Add(-1)
+			defer requests.enter()()
 			Sleep(ctx, time.Second)
 			return nil
 		}
@@ -200,59 +217,52 @@ func TestInFlight(t *testing.T) {
 			}
 		})
 		calls.Wait()
-		if most.Load() != maxInFlight+1 {
-			t.Errorf("%d requests at once, want %d and one that is held", most.Load(), maxInFlight)
+		if requests.most != maxInFlight+1 {
+			t.Errorf("%d requests at once, want %d and one that is held", requests.most, maxInFlight)
 		}
 	})
 }
 
-// TestInFlightCrowded makes many requests at once when Consul has just refused a
-// connection.
+// TestInFlightCrowded makes many requests at once when Consul has just refused
+// a connection. Those that still wait when it refuses none any more go on
+// together.
 func TestInFlightCrowded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newTestClient(t)
-		var now, most atomic.Int64
-		var calls sync.WaitGroup
-		atOnce := func() int64 {
-			most.Store(0)
-			for _, op := range []Operation{{}, {Renews: true}} {
-				for range 2 * maxInFlight {
-					calls.Go(func() {
-						if err := c.Do(t.Context(), op, func(ctx context.Context) error {
-							most.Store(max(most.Load(), now.Add(1)))
-							defer now.Add(-1)
-							Sleep(ctx, time.Millisecond)
-							return nil
-						}); err != nil {
-							t.Error(err)
-						}
-					})
-				}
+		atOnce := func(op Operation, takes time.Duration) int {
+			var requests gauge
+			var calls sync.WaitGroup
+			for range 100 {
+				calls.Go(func() {
+					if err := c.Do(t.Context(), op, func(ctx context.Context) error {
+						defer requests.enter()()
+						Sleep(ctx, takes)
+						return nil
+					}); err != nil {
+						t.Error(err)
+					}
+				})
 			}
 			calls.Wait()
-			return most.Load()
+			return requests.most
 		}
 		refuse := func(context.Context) error {
 			return api.StatusError{Code: 429, Body: "Your IP is issuing too many concurrent connections"}
 		}
 		_ = c.Try(t.Context(), Operation{}, refuse)
-		if got := atOnce(); got != 2 {
-			t.Errorf("%d requests at once, want one and one renewal", got)
+		for _, op := range []Operation{{}, {Renews: true}} {
+			if got := atOnce(op, time.Millisecond); got != 1 {
+				t.Errorf("renewals %v: %d requests at once, want 1", op.Renews, got)
+			}
 		}
 		start := time.Now()
-		for range 100 {
-			calls.Go(func() {
-				if err := c.Do(t.Context(), Operation{}, func(ctx context.Context) error { Sleep(ctx, time.Second); return nil }); err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		if calls.Wait(); time.Since(start) > 2*crowdedTime {
+		if atOnce(Operation{}, time.Second); time.Since(start) > 2*crowdedTime {
 			t.Errorf("requests that waited when Consul refused connections went on for %v", time.Since(start))
 		}
-		time.Sleep(crowdedTime)
-		if got := atOnce(); got != maxInFlight+maxRenewals {
-			t.Errorf("%d requests at once later, want %d", got, maxInFlight+maxRenewals)
+		for op, want := range map[Operation]int{{}: maxInFlight, {Renews: true}: maxRenewals} {
+			if got := atOnce(op, time.Millisecond); got != want {
+				t.Errorf("renewals %v, later: %d requests at once, want %d", op.Renews, got, want)
+			}
 		}
 	})
 }
