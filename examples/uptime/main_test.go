@@ -39,10 +39,22 @@ func build(t *testing.T) string {
 // runProgram runs the program with CONSUL_HTTP_ADDR set to address.
 func runProgram(t *testing.T, program, address string, args ...string) (output string, err error) {
 	t.Helper()
-	command := exec.CommandContext(t.Context(), program, args...)
+	command, out := startProgram(t, address, program, args...)
+	err = command.Wait()
+	return out.String(), err
+}
+
+// startProgram starts a command with CONSUL_HTTP_ADDR set to address.
+func startProgram(t *testing.T, address, name string, args ...string) (*exec.Cmd, *bytes.Buffer) {
+	t.Helper()
+	command := exec.CommandContext(t.Context(), name, args...)
 	command.Env = append(os.Environ(), "CONSUL_HTTP_ADDR="+address)
-	out, err := command.CombinedOutput()
-	return string(out), err
+	output := new(bytes.Buffer)
+	command.Stdout, command.Stderr = output, output
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return command, output
 }
 
 // checkOutput checks that each node has all its events in the output, in order.
@@ -149,13 +161,7 @@ func interrupt(t *testing.T, program string, signal os.Signal) {
 		return 0
 	})))
 	defer srv.Close()
-	command := exec.CommandContext(t.Context(), program)
-	command.Env = append(os.Environ(), "CONSUL_HTTP_ADDR="+srv.URL)
-	var output bytes.Buffer
-	command.Stdout, command.Stderr = &output, &output
-	if err := command.Start(); err != nil {
-		t.Fatal(err)
-	}
+	command, output := startProgram(t, srv.URL, program)
 	<-acked
 	if err := command.Process.Signal(signal); err != nil {
 		t.Fatal(err)
@@ -163,7 +169,7 @@ func interrupt(t *testing.T, program string, signal os.Signal) {
 	began := time.Now()
 	var exit *exec.ExitError
 	if err := command.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 1 || strings.Contains(output.String(), "done") {
-		t.Errorf("error %v, output %s", err, &output)
+		t.Errorf("error %v, output %s", err, output)
 	}
 	if took := time.Since(began); took > 6*time.Second {
 		t.Errorf("the program ended %v after the signal, want at most 6s", took)
@@ -185,18 +191,14 @@ func TestNohup(t *testing.T) {
 		return 0
 	})))
 	defer srv.Close()
-	command := exec.CommandContext(t.Context(), "sh", "-c", `trap "" HUP; exec "$0"`, build(t))
-	command.Env = append(os.Environ(), "CONSUL_HTTP_ADDR="+srv.URL)
-	var output bytes.Buffer
-	command.Stdout, command.Stderr = &output, &output
-	if err := command.Start(); err != nil {
+	command, output := startProgram(t, srv.URL, "sh", "-c", `trap "" HUP; exec "$0"`, build(t))
+	<-acked
+	if err := command.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	<-acked
-	command.Process.Signal(syscall.SIGHUP)
 	close(goOn)
 	if err := command.Wait(); err != nil || !strings.HasSuffix(output.String(), "a: exit 0\ndone\n") {
-		t.Errorf("error %v, output %s", err, &output)
+		t.Errorf("error %v, output %s", err, output)
 	}
 }
 
