@@ -178,11 +178,12 @@
 // connection, none is held: the runs list in turn, together at most 250 times a
 // second. And the events of all go out in turn, at the pace of gossip, some
 // twenty a second: a run asks for one turn at a time, so a large run does not
-// keep a small one waiting. Runs that are under way alternate with those that
-// begin, so they do not wait for all of these. A run opens its session when the
-// turn of its first event has come. So of a thousand runs that start at once,
-// the last begins after some 50 seconds. Times that an option gives, such as
-// the ack timeout, begin with the event. The context's deadline does not wait.
+// keep a small one waiting. Runs under way alternate with runs that begin: none
+// waits in its middle for a thousand others to begin. A run opens its session
+// when the turn of its first event has come. So of a thousand runs that start
+// at once, the last begins after some 50 seconds. Times that an option gives,
+// such as the ack timeout, begin with the event. The context's deadline does
+// not wait.
 //
 // # What Consul's agents do not do
 //

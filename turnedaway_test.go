@@ -260,8 +260,8 @@ func TestTurnedAwayAfterDeletion(t *testing.T) {
 	})
 }
 
-// TestTurnedAwayAtTheEnd has commands end at the moment at which a second copy is
-// turned away. That copy's exit must not take the place of the first one's.
+// TestTurnedAwayAtTheEnd has commands end when a second copy is turned away.
+// That copy's exit must not take the place of the first one's.
 func TestTurnedAwayAtTheEnd(t *testing.T) {
 	var nodes []exectest.Option
 	for i := range 200 {

@@ -342,8 +342,8 @@ func TestAgentLeaves(t *testing.T) {
 	}
 }
 
-// TestDatacenterCutOff has all requests to another datacenter hang, with a hundred
-// runs there. Runs in this one do not wait for them.
+// TestDatacenterCutOff has all requests to another datacenter hang, with a
+// hundred runs there. Runs in this one do not wait for them.
 func TestDatacenterCutOff(t *testing.T) {
 	nodes := []exectest.Option{
 		runtest.Node("a", runtest.Up),

@@ -15,8 +15,8 @@
 //
 // It talks to the Consul agent at -http-addr, at CONSUL_HTTP_ADDR, or else at
 // http://localhost:8500. If no agent answers there, or if the agent knows no
-// leader, nothing runs anywhere and the exit status is 1. The program waits up to
-// 8 seconds for an agent that is slow, or for an election, and says so.
+// leader, nothing runs anywhere and the exit status is 1. If the agent is slow,
+// or there is an election, the program waits up to 8 seconds and says so.
 //
 // To try it without Consul, use -demo: a cluster of three nodes embedded in
 // this process. Each of them really runs the command, on this machine and as

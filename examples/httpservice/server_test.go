@@ -258,8 +258,8 @@ func TestLive(t *testing.T) {
 	}
 }
 
-// TestQuiet connects to a run that is silent. The answer must begin at once: it
-// tells the reader, and each proxy, that the run is there.
+// TestQuiet connects to a run that is silent. The answer must begin at once, so
+// that readers and proxies do not give up.
 func TestQuiet(t *testing.T) {
 	end := make(chan struct{})
 	s := start(t, exectest.Node("a", exectest.Run(func(context.Context, *exectest.Job) int {

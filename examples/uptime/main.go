@@ -6,8 +6,8 @@
 // the default address, it says so and runs `uptime` on this machine, on three
 // nodes embedded in this process. While an agent is slow or knows no leader, a
 // warning on standard error says so. If that lasts, it is an error. Ctrl-C,
-// SIGTERM and SIGHUP end the run and leave nothing behind in Consul, and so does
-// an output that nobody reads any more.
+// SIGTERM and SIGHUP end the run and leave nothing behind in Consul, and so
+// does an output that nobody reads any more.
 //
 // This file needs no other: copy it. The flag -cluster is in cluster.go.
 package main

@@ -58,7 +58,7 @@ type Pool struct {
 	users     int             // guarded by pools.mu
 
 	mu    sync.Mutex             // guards lanes
-	lanes map[lane]chan struct{} // has an element for each request that does not wait
+	lanes map[lane]chan struct{} // each has an element for each request in it
 
 	listings *Turns       // whose listing is next, of those that do not wait
 	readers  atomic.Int64 // how many runs list
@@ -136,8 +136,8 @@ func (p *Pool) lane(l lane) chan struct{} {
 	return requests
 }
 
-// enter waits until a request to a datacenter may be made. The caller calls leave
-// after it.
+// enter waits until a request to a datacenter may be made. The caller calls
+// leave after it.
 func (p *Pool) enter(ctx context.Context, datacenter string, op Operation) (leave func(), err error) {
 	if p == nil || op.Held {
 		return func() {}, nil

@@ -15,12 +15,12 @@ import (
 type Turns struct {
 	burst time.Duration // how much may be given at once after a while of rest
 
-	mu     sync.Mutex // guards the fields below
-	begins []*Turn    // of runs that begin, in order
-	goesOn []*Turn    // of runs that are under way, in order
-	begun  bool       // whether the last turn was for a run that begins
-	usedUp time.Time  // when the time of all turns so far is used up
-	timer  *time.Timer
+	mu        sync.Mutex // guards the fields below
+	starting  []*Turn    // of runs that begin, in order
+	underWay  []*Turn    // of runs that are under way, in order
+	lastFirst bool       // whether the last turn was for a run that begins
+	usedUp    time.Time  // when the time of all turns so far is used up
+	timer     *time.Timer
 }
 
 // A Turn is one run's turn.
@@ -49,9 +49,9 @@ func (t *Turns) Ask(cost time.Duration, first bool) *Turn {
 // line returns the turns of runs that begin, or of the others.
 func (t *Turns) line(first bool) *[]*Turn {
 	if first {
-		return &t.begins
+		return &t.starting
 	}
-	return &t.goesOn
+	return &t.underWay
 }
 
 // give gives the turns whose time has come. t.mu is locked.
@@ -60,10 +60,10 @@ func (t *Turns) give() {
 		t.timer.Stop()
 	}
 	now := time.Now()
-	for len(t.begins)+len(t.goesOn) > 0 {
-		line := t.line(!t.begun)
+	for len(t.starting)+len(t.underWay) > 0 {
+		line := t.line(!t.lastFirst)
 		if len(*line) == 0 {
-			line = t.line(t.begun)
+			line = t.line(t.lastFirst)
 		}
 		turn := (*line)[0]
 		usedUp := later(t.usedUp, now).Add(turn.cost)
@@ -75,7 +75,7 @@ func (t *Turns) give() {
 			})
 			return
 		}
-		t.usedUp, t.begun = usedUp, turn.first
+		t.usedUp, t.lastFirst = usedUp, turn.first
 		*line = (*line)[1:]
 		close(turn.come)
 	}

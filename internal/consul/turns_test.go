@@ -56,8 +56,8 @@ func TestTurnsFair(t *testing.T) {
 	})
 }
 
-// TestTurnsAlternate has a run that is under way ask for a turn behind a hundred
-// that begin, and the other way round.
+// TestTurnsAlternate has a run that is under way ask for turns behind a hundred
+// that begin, and a run that begins behind a hundred that are under way.
 func TestTurnsAlternate(t *testing.T) {
 	for _, begins := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {

@@ -67,8 +67,8 @@ exit_ended() {
 
 # await_copies gives the agent of a copy that was turned away time to write that
 # copy's end. Both agents write the same key, and the later write counts. A copy
-# leaves its mark before it checks whether the command has ended. So the copy sees
-# the end, or this shell sees the mark.
+# leaves its mark before it checks whether the command has ended. So the copy
+# sees the end, or this shell sees the mark.
 await_copies() {
 	[ ! -d "$cx_dir/copy" ] || sleep 1
 }
